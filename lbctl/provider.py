@@ -1,0 +1,179 @@
+"""The contract between lbctl and whatever makes addresses: what a provider is asked, told, and must promise.  PURE.
+
+A provider is a plugin: an entry point in the group `lbctl.providers` that names a callable `(Harness) -> Provider`.
+The laws in `lbctl.testing` judge one; `lbctl.memory` is the smallest that obeys them. The contract is synchronous
+because the clouds' SDKs are; the shell owns the threads, and calls `apply` from several at once.
+"""
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Protocol
+
+import msgspec
+
+from lbctl.model import Key, LoadBalancer, Note, Owner, Ref, Refusal, Resource
+from lbctl.plan import Change, Kind
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """How an owner's last lane ended, if not well: a stable reason and a sentence."""
+
+    reason: str
+    message: str
+
+
+class Scope(msgspec.Struct, frozen=True):
+    """What a look is about.
+
+    owners          whose resources; None means everybody's (resync, command line, CI)
+    fresh           read the other side; False lets `observe` answer from what it read before and its own writes since
+    at              the time of the look (time enters as a value)
+    load_balancers  the admitted load balancers of these owners: `observe` may need their nodes, subnets, addresses
+    shares          what all load balancers contribute to shared things, counted (see `Provider.shares`), never narrowed
+    taken           what lanes in flight are about to create: counts as existing for whoever hands out addresses
+    failures        how an owner's last lane failed
+    refused         owners refused before the provider was asked (tenancy, malformed Services)
+    """
+
+    at: datetime
+    owners: frozenset[Owner] | None = None
+    fresh: bool = True
+    load_balancers: tuple[LoadBalancer, ...] = ()
+    shares: Mapping[Hashable, int] = {}
+    taken: tuple[Resource, ...] = ()
+    failures: Mapping[Owner, Failure] = {}
+    refused: tuple[Refusal, ...] = ()
+
+    def covers(self, owner: Owner) -> bool:
+        return self.owners is None or owner in self.owners
+
+
+class Observation(msgspec.Struct, frozen=True):
+    """What a look saw: resources that carry our mark, in normal form, and the facts that `desired` needs to be pure.
+
+    A narrowed look holds the scope's owners and `SHARED`. All or nothing: a partial read raises, because "could not
+    read" mistaken for "absent" creates twice or deletes wrongly.
+    """
+
+    scope: Scope
+    resources: tuple[Resource, ...] = ()
+    facts: Mapping[str, Any] = {}
+
+
+class Desired(msgspec.Struct, frozen=True):
+    """What ought to exist for the scope, and what cannot.
+
+    drains     keys that are no longer wanted but stay until the given time (their connections drain)
+    notes      what served Services' users should know
+    releases   owners whose Service itself said goodbye (deleted with our claim, or left the type): their deletes are
+               not inferred from absence, so no safety limit guards them
+    """
+
+    resources: tuple[Resource, ...] = ()
+    refused: tuple[Refusal, ...] = ()
+    drains: Mapping[Key, datetime] = {}
+    notes: tuple[Note, ...] = ()
+    releases: frozenset[Owner] = frozenset()
+
+
+class Provider(Protocol):
+    """Four questions and one order. Laws: `lbctl.testing`."""
+
+    name: str
+    kinds: tuple[Kind, ...]
+    claims: bool
+    """Does what it makes outlive the Service? Then a finalizer holds the Service until it is gone."""
+
+    def observe(self, scope: Scope) -> Observation:
+        """The only read. Batched: reads cost pages, not Services. Raises rather than answer in part."""
+        ...
+
+    def desired(self, load_balancers: Sequence[LoadBalancer], seen: Observation) -> Desired:
+        """Pure and orderless. `load_balancers` are the scope's; `seen.scope.shares` counts everybody's."""
+        ...
+
+    def shares(self, load_balancer: LoadBalancer) -> Iterable[Hashable]:
+        """Pure: what this one contributes to shared things. lbctl counts these over all Services, per event."""
+        ...
+
+    def addresses(self, load_balancer: LoadBalancer) -> tuple[Ref, ...]:
+        """Pure: which outputs become `status.loadBalancer.ingress`, in order. Output `hostname` or `ip`."""
+        ...
+
+    def apply(self, changes: Sequence[Change]) -> Sequence[Resource | Exception | None]:
+        """Carry out one change, or several parts of one document. One answer each, in order:
+
+        a Resource  what exists now (fields resolved, outputs filled), for create and update
+        None        it is gone, for delete
+        an error    `Retry`, `Refused`, `NotOurs`, `Unavailable`: it did not (or may not) happen
+
+        Safe to repeat. Never sleeps, never re-decides. Refs in `change.after` are already filled in.
+        """
+        ...
+
+
+class Call(msgspec.Struct, frozen=True):
+    """One API call on its way: `code` is None before it is sent, and the outcome (`ok`, an error code) after."""
+
+    service: str
+    operation: str
+    code: str | None = None
+    seconds: float = 0.0
+
+
+def ignore(_call: Call) -> None:
+    """The observer that does not care."""
+
+
+class Harness(msgspec.Struct, frozen=True):
+    """What lbctl gives a provider when it is made.
+
+    settings         the provider's own section of the configuration, as strings (flag > environment > file)
+    cluster_id       marks what we make; default the UID of the kube-system namespace
+    installation_id  random, kept in the cluster: a copied or restored cluster is told from the first by it
+    take_over        resources of another installation with our cluster id become ours
+    now              the clock, for tags and tokens; never for decisions
+    on_call          told of every API call, before and after; raising here is how tests crash and throttle a provider
+    """
+
+    settings: Mapping[str, str] = {}
+    cluster_id: str = ""
+    installation_id: str = ""
+    take_over: bool = False
+    now: Callable[[], datetime] = datetime.now
+    on_call: Callable[[Call], None] = ignore
+
+
+ProviderFactory = Callable[[Harness], Provider]
+
+
+class Known:
+    """What was read before and written since: lets a provider answer a warm look without a call.
+
+    The provider holds one, calls `replace` after a fresh read of everything, and `note` after each of its own writes.
+    Not pure (it remembers) but without I/O. Reads and writes are safe from several threads: each is one dict operation.
+    """
+
+    def __init__(self) -> None:
+        self.complete = False
+        self._by_owner: dict[Owner, dict[Key, Resource]] = {}
+
+    def replace(self, resources: Iterable[Resource]) -> None:
+        """Forget everything and remember these: they are all there is."""
+        fresh: dict[Owner, dict[Key, Resource]] = {}
+        for resource in resources:
+            fresh.setdefault(resource.owner, {})[resource.key] = resource
+        self._by_owner = fresh
+        self.complete = True
+
+    def note(self, change: Change, result: Resource | Exception | None) -> None:
+        """Remember the outcome of one of our own changes; an error changes nothing here."""
+        if isinstance(result, Resource):
+            self._by_owner.setdefault(result.owner, {})[result.key] = result
+        elif result is None:
+            self._by_owner.get(change.owner, {}).pop(change.key, None)
+
+    def of(self, owners: Iterable[Owner] | None) -> tuple[Resource, ...]:
+        """Everything of these owners, or of everybody."""
+        chosen = list(self._by_owner) if owners is None else owners
+        return tuple(r for owner in chosen for r in list(self._by_owner.get(owner, {}).values()))
