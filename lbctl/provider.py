@@ -1,6 +1,6 @@
 """The contract between lbctl and whatever makes addresses: what a provider is asked, told, and must promise.  PURE.
 
-A provider is a plugin: an entry point in the group `lbctl.providers` that names a callable `(Harness) -> Provider`.
+A provider is a plugin: an entry point in the group `lbctl.providers` that names a `Plugin`.
 The laws in `lbctl.testing` judge one; `lbctl.memory` is the smallest that obeys them. The contract is synchronous
 because the clouds' SDKs are; the shell owns the threads, and calls `apply` from several at once.
 """
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from lbctl.model import Key, LoadBalancer, Note, Owner, Ref, Refusal, Resource
+from lbctl.model import Key, LoadBalancer, Node, Note, Owner, Ref, Refusal, Resource
 from lbctl.plan import Change, Kind
 
 
@@ -177,3 +177,27 @@ class Known:
         """Everything of these owners, or of everybody."""
         chosen = list(self._by_owner) if owners is None else owners
         return tuple(r for owner in chosen for r in list(self._by_owner.get(owner, {}).values()))
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """One setting of a provider: `--aws-region`, `LBCTL_AWS_REGION` (or one of `env`), `aws.region` in the file."""
+
+    name: str
+    help: str
+    default: str = ""
+    env: tuple[str, ...] = ()
+    required: bool = False
+
+
+class Plugin(msgspec.Struct, frozen=True):
+    """What an entry point in the group `lbctl.providers` names. Importing it must not import an SDK.
+
+    `discover` is pure: what the nodes' providerIDs and labels say about settings that nobody gave.
+    `extra` is what to install where `make` raises ImportError: `pip install 'lbctl[aws]'`.
+    """
+
+    name: str
+    make: ProviderFactory
+    settings: tuple[Setting, ...] = ()
+    discover: Callable[[Sequence[Node]], Mapping[str, str]] = lambda _nodes: {}
+    extra: str = ""
