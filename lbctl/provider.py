@@ -5,6 +5,7 @@ The laws in `lbctl.testing` judge one; `lbctl.memory` is the smallest that obeys
 because the clouds' SDKs are; the shell owns the threads, and calls `apply` from several at once.
 """
 
+import threading
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
@@ -150,33 +151,53 @@ ProviderFactory = Callable[[Harness], Provider]
 class Known:
     """What was read before and written since: lets a provider answer a warm look without a call.
 
-    The provider holds one, calls `replace` after a fresh read of everything, and `note` after each of its own writes.
-    Not pure (it remembers) but without I/O. Reads and writes are safe from several threads: each is one dict operation.
+    The provider holds one, calls `begin` before and `replace` after a fresh read of everything, and `note` after each
+    of its own writes. Writes noted while a read is under way outlive it: the read may have been too early for them.
+    Not pure (it remembers) but without I/O, and safe to use from several threads.
     """
 
     def __init__(self) -> None:
         self.complete = False
+        self._lock = threading.Lock()
         self._by_owner: dict[Owner, dict[Key, Resource]] = {}
+        self._since: list[tuple[Change, Resource | None]] | None = None
+
+    def begin(self) -> None:
+        """A fresh read begins now."""
+        with self._lock:
+            self._since = []
 
     def replace(self, resources: Iterable[Resource]) -> None:
-        """Forget everything and remember these: they are all there is."""
-        fresh: dict[Owner, dict[Key, Resource]] = {}
-        for resource in resources:
-            fresh.setdefault(resource.owner, {})[resource.key] = resource
-        self._by_owner = fresh
-        self.complete = True
+        """Forget everything and remember these, and what was written since `begin`: that is all there is."""
+        with self._lock:
+            self._by_owner = {}
+            for resource in resources:
+                self._by_owner.setdefault(resource.owner, {})[resource.key] = resource
+            for change, result in self._since or ():
+                self._put(change, result)
+            self._since = None
+            self.complete = True
 
     def note(self, change: Change, result: Resource | Exception | None) -> None:
         """Remember the outcome of one of our own changes; an error changes nothing here."""
-        if isinstance(result, Resource):
-            self._by_owner.setdefault(result.owner, {})[result.key] = result
-        elif result is None:
+        if isinstance(result, Exception):
+            return
+        with self._lock:
+            if self._since is not None:
+                self._since.append((change, result))
+            self._put(change, result)
+
+    def _put(self, change: Change, result: Resource | None) -> None:
+        if result is None:
             self._by_owner.get(change.owner, {}).pop(change.key, None)
+        else:
+            self._by_owner.setdefault(result.owner, {})[result.key] = result
 
     def of(self, owners: Iterable[Owner] | None) -> tuple[Resource, ...]:
         """Everything of these owners, or of everybody."""
-        chosen = list(self._by_owner) if owners is None else owners
-        return tuple(r for owner in chosen for r in list(self._by_owner.get(owner, {}).values()))
+        with self._lock:
+            chosen = self._by_owner.keys() if owners is None else owners
+            return tuple(r for owner in chosen for r in self._by_owner.get(owner, {}).values())
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -193,6 +214,7 @@ class Plugin(msgspec.Struct, frozen=True):
     """What an entry point in the group `lbctl.providers` names. Importing it must not import an SDK.
 
     `discover` is pure: what the nodes' providerIDs and labels say about settings that nobody gave.
+    `privileged` are annotation keys that name existing cloud objects → a glob of the values that do: see `policy.py`.
     `extra` is what to install where `make` raises ImportError: `pip install 'lbctl[aws]'`.
     """
 
@@ -200,4 +222,5 @@ class Plugin(msgspec.Struct, frozen=True):
     make: ProviderFactory
     settings: tuple[Setting, ...] = ()
     discover: Callable[[Sequence[Node]], Mapping[str, str]] = lambda _nodes: {}
+    privileged: Mapping[str, str] = {}
     extra: str = ""

@@ -1,0 +1,356 @@
+"""Carries out plans: one lane per owner, all lanes at once, each lane in the plan's order.
+
+`reconcile.py` starts plans here and hears how each lane landed. A lane is the steps of one owner. It ends at its first
+error, so whatever comes after (the status, the removal of the claim) never claims what did not happen. A slow or
+failing call holds up its own lane and nobody else's. Three things connect lanes:
+
+- A step with a `Ref` to something that another lane is about to create waits for that, without a thread.
+- Steps of one document that are ready together reach the provider together; a batch closes when nothing in flight
+  feeds it any more, or `DOCUMENT_WAIT` after its first part. A batch that is refused whole is halved until the
+  culprit stands alone.
+- Shared things go only when nothing else is in flight and nothing was started since: who knows who needs them now.
+
+Nothing here sleeps. "Not ready yet" ends the lane with `Retry`, and the lane is free until then.
+"""
+
+import logging
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Literal
+
+import msgspec
+
+from lbctl.errors import LbctlError, Refused, Retry, Unavailable
+from lbctl.model import SHARED, Key, Owner, Resource, resolve
+from lbctl.plan import Change, Kind, Plan, waits_for
+
+log = logging.getLogger(__name__)
+
+DOCUMENT_WAIT = 1.0
+"""Seconds after which a document's batch closes although something in flight might still feed it."""
+
+Answer = Resource | Exception | None
+Carrier = Callable[[Sequence[Change]], Sequence[Answer]]
+Document = tuple[str, Any]
+
+_PARKED = LbctlError("somebody else will wake this lane")
+_QUIET: Key = ("", "nothing else in flight")
+
+
+class Result(msgspec.Struct, frozen=True):
+    """How a lane landed. `after` is in seconds. `unclear` says that the next look must be fresh."""
+
+    owner: Owner
+    outcome: Literal["done", "retry", "failed"]
+    applied: tuple[Change, ...] = ()
+    step: Change | None = None
+    reason: str = ""
+    message: str = ""
+    after: float = 0.0
+    unclear: bool = False
+    error: Exception | None = None
+
+
+class _Lane:
+    """One owner's steps on their way. `start` is the number of the start that it came with."""
+
+    def __init__(self, owner: Owner, steps: Sequence[Change], start: int) -> None:
+        self.owner = owner
+        self.steps = deque(steps)
+        self.start = start
+        self.applied: list[Change] = []
+
+
+class Lanes:
+    """Everything that is in flight. Safe to use from several threads.
+
+    carry     carries out steps: `Stack.apply`
+    landed    told of each lane that ends, on the lane's thread, once `busy` no longer names it
+    may_write asked before every step: False ends the lane (the lease is lost)
+    stepped   told of each step that is done, for progress and logs
+    """
+
+    def __init__(
+        self,
+        carry: Carrier,
+        kinds: Sequence[Kind],
+        *,
+        landed: Callable[[Result], None] = lambda _result: None,
+        stepped: Callable[[Change], None] = lambda _change: None,
+        may_write: Callable[[], bool] = lambda: True,
+        workers: int = 16,
+    ) -> None:
+        self._carry, self._landed, self._stepped, self._may_write = carry, landed, stepped, may_write
+        self._documents = {kind.name: kind.document for kind in kinds if kind.document}
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="lane")
+        self._lock = threading.Condition()
+        self._lanes: dict[Owner, _Lane] = {}
+        self._starts = 0
+        self._unheard = 0
+        self._known: dict[Key, Mapping[str, Any]] = {}
+        self._coming: dict[Key, Owner] = {}
+        self._waiting: dict[Key, list[_Lane]] = {}
+        self._outside: Counter[Document] = Counter()
+        self._batches: dict[Document, list[_Lane]] = {}
+        self._applying: set[Document] = set()
+        self._timers: dict[Document, threading.Timer] = {}
+        self._closed = False
+
+    def start(self, plan: Plan) -> frozenset[Owner]:
+        """Start the plan's lanes, but for owners that are still in flight. The owners started."""
+        with self._lock:
+            if self._closed:
+                return frozenset()
+            self._starts += 1
+            lanes = [_Lane(o, steps, self._starts) for o, steps in plan.lanes().items() if o not in self._lanes]
+            if not self._lanes:
+                self._known.clear()
+            self._known.update(plan.known)
+            for lane in lanes:
+                self._enter(lane)
+        self._wake(lanes)
+        return frozenset(lane.owner for lane in lanes)
+
+    def _enter(self, lane: _Lane) -> None:
+        self._lanes[lane.owner] = lane
+        self._unheard += 1
+        self._outside.update(self._documents_of(lane))
+        for step in lane.steps:
+            if step.after:
+                self._coming[step.key] = lane.owner
+            if step.action == "create":
+                self._known.pop(step.key, None)
+
+    def busy(self) -> frozenset[Owner]:
+        """The owners in flight."""
+        with self._lock:
+            return frozenset(self._lanes)
+
+    def taken(self) -> tuple[Resource, ...]:
+        """What lanes in flight have made, or are about to."""
+        with self._lock:
+            steps = [step for lane in self._lanes.values() for step in (*lane.applied, *lane.steps)]
+        return tuple(step.after for step in steps if step.after)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Until nothing is in flight and every landing was told. False if that took longer than `timeout` seconds."""
+        with self._lock:
+            return self._lock.wait_for(lambda: not self._unheard, timeout)
+
+    def close(self, timeout: float) -> bool:
+        """Start nothing more; give what is in flight `timeout` seconds. False if something is left."""
+        with self._lock:
+            self._closed = True
+        finished = self.wait(timeout)
+        with self._lock:
+            for timer in self._timers.values():
+                timer.cancel()
+        self._pool.shutdown(wait=finished, cancel_futures=True)
+        return finished
+
+    # -- a lane's life ------------------------------------------------------------------------------------------
+
+    def _run(self, lane: _Lane) -> None:
+        """Take steps until the lane ends, waits for another, or joins a batch."""
+        while lane.steps:
+            obstacle = self._obstacle(lane, lane.steps[0])
+            if obstacle is _PARKED:
+                return
+            if obstacle is not None:
+                self._land(lane, obstacle)
+                return
+            if lane.steps[0].kind in self._documents:
+                self._join(lane)
+                return
+            if not self._settle(lane, self._carry_out([lane.steps[0]])):
+                return
+        self._land(lane, None)
+
+    def _obstacle(self, lane: _Lane, step: Change) -> LbctlError | None:
+        """Why the step cannot be carried out now: an error, or `_PARKED` if somebody will wake the lane."""
+        if not self._may_write():
+            return Retry(0.0, "no longer the leader: nothing more is written", reason="not-leader")
+        with self._lock:
+            if step.owner == SHARED and step.action == "delete" and not step.outage:
+                return self._until_quiet(lane)
+            for ref in waits_for(step):
+                if ref.output in self._known.get(ref.key, {}):
+                    continue
+                if self._coming.get(ref.key, lane.owner) == lane.owner:
+                    return Retry(5.0, f"waits for {ref.kind} {ref.name}, which is not there yet", reason="waits-for")
+                self._waiting.setdefault(ref.key, []).append(lane)
+                return _PARKED
+        return None
+
+    def _until_quiet(self, lane: _Lane) -> LbctlError | None:
+        if lane.start != self._starts:
+            return Retry(60.0, "something else began meanwhile: the next audit decides again", reason="not-quiet")
+        if len(self._lanes) == 1:
+            return None
+        self._waiting.setdefault(_QUIET, []).append(lane)
+        return _PARKED
+
+    def _settle(self, lane: _Lane, answers: Sequence[Answer]) -> bool:
+        """Take note of the outcome of the lane's first steps. False if one ended the lane."""
+        for answer in answers:
+            if isinstance(answer, Exception):
+                self._land(lane, answer)
+                return False
+            self._stepped(self._note(lane, answer))
+        return True
+
+    def _note(self, lane: _Lane, answer: Resource | None) -> Change:
+        with self._lock:
+            before = self._documents_of(lane)
+            step = lane.steps.popleft()
+            self._outside.subtract(before - self._documents_of(lane))
+            lane.applied.append(step)
+            if isinstance(answer, Resource):
+                self._known[step.key] = answer.outputs
+            else:
+                self._known.pop(step.key, None)
+            woken = self._arrived(step.key) if step.after else []
+        self._wake(woken)
+        return step
+
+    def _arrived(self, key: Key) -> list[_Lane]:
+        self._coming.pop(key, None)
+        return self._waiting.pop(key, [])
+
+    def _land(self, lane: _Lane, error: Exception | None) -> None:
+        with self._lock:
+            del self._lanes[lane.owner]
+            self._outside.subtract(self._documents_of(lane))
+            woken = [other for step in lane.steps if step.after for other in self._arrived(step.key)]
+            if len(self._lanes) <= 1:
+                woken += self._waiting.pop(_QUIET, [])
+        self._wake(woken)
+        self._close_complete()
+        try:
+            self._landed(_result(lane, error))
+        finally:
+            with self._lock:
+                self._unheard -= 1
+                self._lock.notify_all()
+
+    def _wake(self, lanes: Sequence[_Lane]) -> None:
+        for lane in lanes:
+            self._submit(self._run, lane)
+
+    def _submit(self, task: Callable[..., None], *arguments: object) -> None:
+        self._pool.submit(task, *arguments).add_done_callback(_report)
+
+    # -- steps --------------------------------------------------------------------------------------------------
+
+    def _carry_out(self, steps: Sequence[Change]) -> list[Answer]:
+        """One answer each. The only broad catch: a plugin's fault is its owner's failure, never the controller's."""
+        try:
+            answers = list(self._carry([self._resolved(step) for step in steps]))
+        except Exception as error:  # noqa: BLE001
+            return [error] * len(steps)
+        if len(answers) == len(steps):
+            return answers
+        fault = f"the provider gave {len(answers)} answers to {len(steps)} changes"
+        return [LbctlError(fault, reason="plugin-fault")] * len(steps)
+
+    def _resolved(self, step: Change) -> Change:
+        if step.after is None:
+            return step
+        with self._lock:
+            fields = resolve(step.after.fields, self._known)
+        return msgspec.structs.replace(step, after=msgspec.structs.replace(step.after, fields=fields))
+
+    # -- documents ----------------------------------------------------------------------------------------------
+
+    def _document(self, step: Change) -> Document | None:
+        field = self._documents.get(step.kind)
+        resource = step.after or step.before
+        return (field, resource.fields.get(field)) if field and resource else None
+
+    def _documents_of(self, lane: _Lane) -> set[Document]:
+        """The documents that the lane still has parts of."""
+        if not self._documents:
+            return set()
+        return {document for step in lane.steps if (document := self._document(step))}
+
+    def _join(self, lane: _Lane) -> None:
+        """Put the lane's next parts into their document's batch, and see whether that may close."""
+        document = self._document(lane.steps[0])
+        assert document is not None
+        with self._lock:
+            self._outside[document] -= 1
+            batch = self._batches.setdefault(document, [])
+            batch.append(lane)
+            if len(batch) == 1:
+                timer = self._timers[document] = threading.Timer(DOCUMENT_WAIT, self._close, (document, True))
+                timer.daemon = True
+                timer.start()
+        self._close(document)
+
+    def _close_complete(self) -> None:
+        with self._lock:
+            documents = list(self._batches)
+        for document in documents:
+            self._close(document)
+
+    def _close(self, document: Document, overdue: bool = False) -> None:
+        """Carry out a document's batch if nothing in flight feeds it any more; one batch per document at a time."""
+        with self._lock:
+            ready = overdue or not self._outside[document]
+            if document not in self._batches or document in self._applying or not ready:
+                return
+            batch = self._batches.pop(document)
+            self._timers.pop(document).cancel()
+            self._applying.add(document)
+        self._submit(self._carry_batch, document, batch)
+
+    def _carry_batch(self, document: Document, batch: list[_Lane]) -> None:
+        answers = self._halving(batch, [self._parts(lane, document) for lane in batch])
+        with self._lock:
+            self._applying.discard(document)
+            self._outside[document] += len(batch)
+        self._wake([lane for lane, given in zip(batch, answers, strict=True) if self._settle(lane, given)])
+        self._close_complete()
+
+    def _parts(self, lane: _Lane, document: Document) -> list[Change]:
+        """The lane's next steps that are parts of the document and need nothing that is not there yet."""
+        first, *rest = lane.steps
+        parts = [first]
+        for step in rest:
+            with self._lock:
+                known = all(ref.output in self._known.get(ref.key, {}) for ref in waits_for(step))
+            if self._document(step) != document or not known:
+                break
+            parts.append(step)
+        return parts
+
+    def _halving(self, lanes: Sequence[_Lane], parts: Sequence[Sequence[Change]]) -> list[list[Answer]]:
+        """The answers for each lane's parts; a batch refused whole is tried again in halves."""
+        answers = self._carry_out([step for steps in parts for step in steps])
+        if len(lanes) > 1 and all(isinstance(answer, Refused) for answer in answers):
+            half = len(lanes) // 2
+            return self._halving(lanes[:half], parts[:half]) + self._halving(lanes[half:], parts[half:])
+        rest = iter(answers)
+        return [[next(rest) for _ in steps] for steps in parts]
+
+
+def _report(task: "Future[None]") -> None:
+    """A fault of ours (a listener that raised) must be seen, though no owner is to blame for it."""
+    if not task.cancelled() and (error := task.exception()):
+        log.error("a lane broke off", exc_info=error)
+
+
+def _result(lane: _Lane, error: Exception | None) -> Result:
+    applied = tuple(lane.applied)
+    step = lane.steps[0] if lane.steps else None
+    if error is None:
+        return Result(lane.owner, "done", applied)
+    if isinstance(error, Retry):
+        return Result(lane.owner, "retry", applied, step, error.reason, error.message, error.after, error=error)
+    if isinstance(error, LbctlError):
+        unclear = isinstance(error, Unavailable)
+        return Result(lane.owner, "failed", applied, step, error.reason, error.message, unclear=unclear, error=error)
+    message = f"{type(error).__name__} while it should {step.action if step else 'act'}: see the log, then lbctl doctor"
+    return Result(lane.owner, "failed", applied, step, "plugin-fault", message, unclear=True, error=error)
