@@ -63,7 +63,7 @@ class Reconciler:
         self.stack, self.wanted, self.policy = stack, wanted, policy
         self._now, self._labels = now, labels
         self._on_landed = landed
-        self._results: dict[Owner, Result] = {}
+        self._results: dict[Owner, Result] | None = None
         self.lanes = Lanes(
             stack.apply, stack.kinds, landed=self._land, stepped=stepped, may_write=may_write, workers=workers
         )
@@ -78,8 +78,7 @@ class Reconciler:
         """Only the status changes that say how these owners' lanes failed. Costs no call of the cloud."""
         busy = self.lanes.busy()
         scope = msgspec.structs.replace(self._scope(frozenset(failures), False), failures=failures)
-        plan = self._without(busy, self._planned(scope))
-        return msgspec.structs.replace(plan, changes=tuple(c for c in plan.changes if self.stack.tells(c)))
+        return self._without(busy, self.stack.telling(scope))
 
     def start(self, plan: Plan) -> frozenset[Owner]:
         """Carry a plan out in the background. The owners whose lanes were started."""
@@ -87,10 +86,10 @@ class Reconciler:
 
     def apply(self, plan: Plan, timeout: float | None = None) -> Report:
         """Carry a plan out, say what failed in the statuses, and wait for it all (at most `timeout` seconds)."""
-        self._results = {}
+        results = self._results = {}
         self.start(plan)
         self.lanes.wait(timeout)
-        results = dict(self._results)
+        self._results = None
         failures = {owner: failure(result) for owner, result in results.items() if result.outcome != "done"}
         if failures:
             self.start(self.tell(failures))
@@ -143,7 +142,8 @@ class Reconciler:
         return msgspec.structs.replace(plan, changes=tuple(c for c in plan.changes if c.owner not in busy))
 
     def _land(self, result: Result) -> None:
-        self._results[result.owner] = result
+        if self._results is not None:
+            self._results[result.owner] = result
         self._on_landed(result)
 
 

@@ -11,7 +11,7 @@ from itertools import chain
 import msgspec
 
 from lbctl.model import LoadBalancer, Note, Owner, Ref, Refusal, Resource
-from lbctl.plan import Change, Kind
+from lbctl.plan import Change, Kind, Plan, diff
 from lbctl.provider import Desired, Observation, Provider, Scope
 
 
@@ -53,9 +53,15 @@ class Stack:
     def shares(self, load_balancer: LoadBalancer) -> Iterable[Hashable]:
         return self.provider.shares(load_balancer)
 
-    def tells(self, change: Change) -> bool:
-        """Is this a change of the status only, which changes nothing in the cloud?"""
-        return self._part_of[change.kind] is self.status
+    def telling(self, scope: Scope) -> Plan:
+        """The plan for the statuses alone: what `scope.failures` has to be said of, without a look at the cloud."""
+        if self.status is None:
+            return Plan()
+        outcome = Outcome(frozenset(lb.owner for lb in scope.load_balancers), {}, {}, {})
+        look = self.status.observe(scope)
+        facts = {**look.facts, "outcome": outcome}
+        desired = self.status.desired(scope.load_balancers, msgspec.structs.replace(look, facts=facts))
+        return diff(self.status.kinds, desired, look)
 
     def apply(self, changes: Sequence[Change]) -> Sequence[Resource | Exception | None]:
         """Carried out by the part whose kind it is. Several changes are always of one kind (one document)."""

@@ -1,0 +1,346 @@
+"""The daemon's loop around the one path: what to look at, and when.
+
+One controller per stack. It is told names ("default/web changed"), never objects; it reads what it needs when it
+plans. It lets a burst settle, leaves alone who is in flight, waits as long as `Retry` says, backs off from failures
+(5 s doubling to 300 s, as Kubernetes' service controller does), and audits everything from time to time. Cloud outages
+end a pass, never the loop: the last good state stays.
+"""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
+
+import msgspec
+
+from lbctl import story
+from lbctl.apply import Result
+from lbctl.errors import LbctlError
+from lbctl.model import SHARED, LoadBalancer, Owner, Refusal
+from lbctl.plan import Plan
+from lbctl.provider import Failure
+from lbctl.reconcile import Reconciler, failure
+
+log = logging.getLogger(__name__)
+
+
+class Source(Protocol):
+    """Where load balancers come from: the stores of the Kubernetes edge."""
+
+    def read(self, owner: Owner) -> LoadBalancer | None:
+        """What this Service asks of this stack; None where it asks nothing (any more)."""
+        ...
+
+    def owners(self) -> Iterable[Owner]:
+        """All Services that ask something of this stack."""
+        ...
+
+
+class Listener(Protocol):
+    """Who wants to know (metrics, the demo)."""
+
+    def planned(self, plan: Plan, *, fresh: bool, seconds: float) -> None: ...
+
+    def landed(self, result: Result) -> None: ...
+
+    def interrupted(self, error: Exception) -> None: ...
+
+
+class Timing(msgspec.Struct, frozen=True):
+    """All in seconds."""
+
+    settle: float = 0.05
+    settle_most: float = 0.5
+    audit: float = 600.0
+    backoff: float = 5.0
+    backoff_most: float = 300.0
+    shutdown: float = 20.0
+
+
+USUAL = Timing()
+
+
+class Work(msgspec.Struct, frozen=True):
+    """One pass: whom it is about (None: everybody), and whether the other side is read."""
+
+    owners: frozenset[Owner] | None
+    fresh: bool
+    audit: bool = False
+
+
+class Controller:
+    """Call `mark` and `mark_all` from anywhere; `run` on a thread of its own."""
+
+    def __init__(
+        self,
+        reconciler: Reconciler,
+        source: Source,
+        *,
+        tell: Callable[[story.Event], None] = lambda _event: None,
+        listener: Listener | None = None,
+        timing: Timing = USUAL,
+        clock: Callable[[], float] = time.monotonic,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self.reconciler, self._source, self._timing = reconciler, source, timing
+        self._tell, self._listener, self._clock, self._uniform = tell, listener, clock, uniform
+        self._wake = threading.Condition()
+        self._stopped = False
+        self._dirty: set[Owner] = set()
+        self._unclear: set[Owner] = set()
+        self._later: dict[Owner, float] = {}
+        self._attempts: dict[Owner, int] = {}
+        self._untold: dict[Owner, Failure] = {}
+        self._telling: set[Owner] = set()
+        self._audited: set[Owner] = set()
+        self._refusals: dict[Owner, Refusal] = {}
+        self._everything = False
+        self._first_mark = self._last_mark = 0.0
+        self._next_audit = clock()
+        self._outages = 0
+        self.passed = threading.Event()
+        """Set once a first look at everything has succeeded."""
+
+    # -- what happens around us ---------------------------------------------------------------------------------
+
+    def mark(self, owner: Owner) -> None:
+        """Something about this Service changed."""
+        with self._wake:
+            self._note_mark()
+            self._dirty.add(owner)
+            self._wake.notify_all()
+
+    def mark_all(self) -> None:
+        """Something that every Service depends on changed (the nodes)."""
+        with self._wake:
+            self._note_mark()
+            self._everything = True
+            self._wake.notify_all()
+
+    def audit(self) -> None:
+        """Look at everything afresh as soon as possible."""
+        with self._wake:
+            self._next_audit = self._clock()
+            self._wake.notify_all()
+
+    def landed(self, result: Result) -> None:
+        """A lane ended: forget it, wake later, or back off. Called on the lane's thread."""
+        with self._wake:
+            owner = result.owner
+            told, audit = owner in self._telling, owner in self._audited
+            self._telling.discard(owner)
+            self._audited.discard(owner)
+            if not told:
+                self._schedule(result)
+            self._wake.notify_all()
+        if not told:
+            self._log(result)
+            for event in story.landed(result, self.reconciler.wanted.by_owner.get(owner), audit=audit):
+                self._tell(event)
+        if self._listener:
+            self._listener.landed(result)
+
+    def stop(self) -> None:
+        """End `run` after the pass under way. Lanes in flight get `Timing.shutdown` seconds."""
+        with self._wake:
+            self._stopped = True
+            self._wake.notify_all()
+
+    def idle(self) -> bool:
+        """Is there nothing to do, and nothing in flight, right now?"""
+        with self._wake:
+            marked = self._dirty or self._everything or self._untold
+            due = self._next_audit <= self._clock()
+        return not marked and not due and not self.reconciler.lanes.busy()
+
+    # -- the loop -----------------------------------------------------------------------------------------------
+
+    def run(self) -> bool:
+        """Until `stop`. False if lanes were still in flight when their time ran out."""
+        while (work := self._next()) is not None:
+            self._pass(work)
+        return self.reconciler.lanes.close(self._timing.shutdown)
+
+    def _next(self) -> Work | None:
+        """The next pass, as soon as there is one; None to stop."""
+        with self._wake:
+            while not self._stopped:
+                work, wait = self._choose(self._clock())
+                if work is not None:
+                    return work
+                self._wake.wait(wait)
+        return None
+
+    def _choose(self, now: float) -> tuple[Work | None, float]:
+        """(what to do now, or None) and how many seconds until there may be something."""
+        due = {owner for owner, at in self._later.items() if at <= now}
+        for owner in due:
+            del self._later[owner]
+        self._dirty |= due
+        busy = self.reconciler.lanes.busy()
+        if self._next_audit <= now:
+            self._everything, self._dirty = False, set(busy)
+            self._unclear &= busy
+            return Work(None, fresh=True, audit=True), 0.0
+        ready = frozenset(self._dirty - busy)
+        untold = self._untold.keys() - busy
+        settled = min(self._last_mark + self._timing.settle, self._first_mark + self._timing.settle_most)
+        if (self._everything or ready) and settled > now:
+            return None, settled - now
+        self._first_mark = 0.0
+        if self._everything:
+            self._everything, self._dirty = False, set(busy)
+            return Work(None, fresh=False), 0.0
+        if ready or untold:
+            self._dirty -= ready
+            fresh = not self._unclear.isdisjoint(ready)
+            self._unclear -= ready
+            return Work(ready, fresh), 0.0
+        return None, min([self._next_audit, *self._later.values()]) - now
+
+    def _pass(self, work: Work) -> None:
+        """One walk along the path. Whatever goes wrong before a lane starts ends the pass, never the loop."""
+        self._tell_failures()
+        if work.owners is not None and not work.owners:
+            return
+        started = self._clock()
+        try:
+            self._refresh(work.owners)
+            plan = self.reconciler.plan(work.owners, fresh=work.fresh)
+        except Exception as error:  # noqa: BLE001
+            self._interrupted(work, error)
+            return
+        if work.audit:
+            self._outages = 0
+            with self._wake:
+                self._next_audit = self._clock() + self._timing.audit
+        if self._listener:
+            self._listener.planned(plan, fresh=work.fresh, seconds=self._clock() - started)
+        self._begin(plan, work)
+        if work.owners is None:
+            self.passed.set()
+
+    def _refresh(self, owners: frozenset[Owner] | None) -> None:
+        """Bring what is wanted up to date with the stores."""
+        wanted = self.reconciler.wanted
+        if owners is None:
+            current = set(self._source.owners())
+            owners = frozenset(current | wanted.by_owner.keys())
+        for owner in owners:
+            load_balancer = None if owner == SHARED else self._source.read(owner)
+            if load_balancer is None:
+                wanted.remove(owner)
+            else:
+                wanted.put(load_balancer)
+
+    def _begin(self, plan: Plan, work: Work) -> None:
+        lanes = plan.lanes()
+        with self._wake:
+            self._audited |= lanes.keys() if work.audit and self.passed.is_set() else set()
+            for change in plan.pending:
+                if change.not_before and plan.at:
+                    self._wake_at(change.owner, (change.not_before - plan.at).total_seconds())
+        self._tell_refusals(plan, work)
+        for owner in lanes:
+            for event in story.begun(owner, lanes[owner], self.reconciler.wanted.by_owner.get(owner)):
+                self._tell(event)
+        started = self.reconciler.start(plan)
+        with self._wake:
+            self._dirty |= lanes.keys() - started
+
+    def _interrupted(self, work: Work, error: Exception) -> None:
+        """The other side could not be read: nothing is known, so nothing is done, and those who wait hear why."""
+        self._outages += 1
+        delay = self._delay(self._outages)
+        known = isinstance(error, LbctlError)
+        log.error("a look failed", extra={"retry_seconds": round(delay, 1), "error": str(error)}, exc_info=not known)
+        with self._wake:
+            if work.owners is None:
+                self._next_audit = self._clock() + delay
+            for owner in work.owners or ():
+                self._wake_at(owner, delay)
+                self._unclear.add(owner)
+            waiting = [lb.owner for lb in self.reconciler.wanted.of(work.owners) if not lb.status]
+            reason = error.reason if isinstance(error, LbctlError) else "plugin-fault"
+            message = error.message if isinstance(error, LbctlError) else f"{type(error).__name__}: see the log"
+            self._untold.update(dict.fromkeys(waiting, Failure(reason, message)))
+        if self._listener:
+            self._listener.interrupted(error)
+
+    # -- telling ------------------------------------------------------------------------------------------------
+
+    def _tell_failures(self) -> None:
+        """Write into the statuses how lanes failed, for owners that are not in flight."""
+        with self._wake:
+            busy = self.reconciler.lanes.busy()
+            failures = {owner: text for owner, text in self._untold.items() if owner not in busy}
+            for owner in failures:
+                del self._untold[owner]
+            self._telling |= failures.keys()
+        if not failures:
+            return
+        started = self.reconciler.start(self.reconciler.tell(failures))
+        with self._wake:
+            self._telling -= failures.keys() - started
+
+    def _tell_refusals(self, plan: Plan, work: Work) -> None:
+        """An Event for each refusal that is new or says something else than before."""
+        current = {refusal.owner: refusal for refusal in plan.refused}
+        for owner, refusal in current.items():
+            if self._refusals.get(owner) != refusal:
+                self._tell(story.refused(refusal))
+        looked = self._refusals.keys() if work.owners is None else work.owners
+        self._refusals = {o: r for o, r in self._refusals.items() if o not in looked} | current
+        for change in plan.frozen:
+            self._tell(story.frozen(change, plan.limit))
+
+    def _log(self, result: Result) -> None:
+        fields: Mapping[str, object] = {"service": result.owner, "provider": self.reconciler.stack.name}
+        if result.outcome == "failed":
+            log.warning("a lane failed", extra={**fields, "reason": result.reason, "error": result.message})
+        elif result.outcome == "retry":
+            log.info("a lane waits", extra={**fields, "reason": result.reason, "retry_seconds": result.after})
+
+    # -- when ---------------------------------------------------------------------------------------------------
+
+    def _note_mark(self) -> None:
+        self._last_mark = self._clock()
+        if not self._first_mark:
+            self._first_mark = self._last_mark
+
+    def _schedule(self, result: Result) -> None:
+        owner = result.owner
+        if result.outcome == "done":
+            self._attempts.pop(owner, None)
+            self._untold.pop(owner, None)
+            if owner == SHARED and any(step.action == "delete" for step in result.applied):
+                self._dirty.add(SHARED)
+            return
+        if result.outcome == "retry":
+            self._wake_at(owner, result.after)
+        else:
+            self._attempts[owner] = self._attempts.get(owner, 0) + 1
+            self._wake_at(owner, self._delay(self._attempts[owner]))
+        if result.unclear:
+            self._unclear.add(owner)
+        if self._is_worth_telling(result):
+            self._untold[owner] = failure(result)
+
+    def _is_worth_telling(self, result: Result) -> bool:
+        """Does it keep somebody from what was asked? Waiting does not, once there is an address; nor does tidying up."""
+        load_balancer = self.reconciler.wanted.by_owner.get(result.owner)
+        if load_balancer is None or (result.step and result.step.action == "delete"):
+            return False
+        return result.outcome == "failed" or not load_balancer.status
+
+    def _wake_at(self, owner: Owner, seconds: float) -> None:
+        """Look at the owner in so many seconds, or earlier if that was planned already."""
+        at = self._clock() + max(seconds, 0.1)
+        self._later[owner] = min(at, self._later.get(owner, at))
+
+    def _delay(self, attempt: int) -> float:
+        """Seconds to wait after so many failures in a row, with 10 % jitter."""
+        delay = min(self._timing.backoff * 2.0 ** min(attempt - 1, 16), self._timing.backoff_most)
+        return delay * self._uniform(0.9, 1.1)

@@ -1,0 +1,73 @@
+"""What is told of a plan and of a landed lane: the Events that `kubectl describe service` shows.  PURE.
+
+The reasons of the life cycle are Kubernetes' own, word for word (k8s.io/cloud-provider), so that people find what
+they know; messages are stable (no ids, no times), so that repeats are counted and not listed.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import msgspec
+
+from lbctl.apply import Result
+from lbctl.model import SHARED, LoadBalancer, Owner, Refusal
+from lbctl.plan import Change
+
+KUBERNETES = ("claim", "status")
+"""The kinds of the stack's Kubernetes parts: of those alone nobody needs to hear."""
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One line of `kubectl describe`."""
+
+    owner: Owner
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+def begun(owner: Owner, steps: Sequence[Change], load_balancer: LoadBalancer | None) -> Iterator[Event]:
+    """A lane starts."""
+    actions = {step.action for step in steps if step.kind not in KUBERNETES}
+    if owner == SHARED or not actions:
+        return
+    if load_balancer is None:
+        yield Event(owner, "Normal", "DeletingLoadBalancer", "Deleting load balancer")
+    elif "create" in actions:
+        yield Event(owner, "Normal", "EnsuringLoadBalancer", "Ensuring load balancer")
+    if load_balancer is not None and not load_balancer.nodes:
+        yield Event(owner, "Warning", "UnAvailableLoadBalancer", "There are no available nodes for LoadBalancer")
+
+
+def landed(result: Result, load_balancer: LoadBalancer | None, *, audit: bool) -> Iterator[Event]:
+    """A lane ended. `audit`: nothing had changed on our side, so what was applied repaired a drift."""
+    actions = {step.action for step in result.applied if step.kind not in KUBERNETES}
+    if result.owner == SHARED:
+        return
+    if result.outcome == "failed":
+        yield Event(result.owner, "Warning", "SyncLoadBalancerFailed", _error(result.reason, result.message))
+    elif result.outcome == "retry" or not actions:
+        return
+    elif load_balancer is None:
+        yield Event(result.owner, "Normal", "DeletedLoadBalancer", "Deleted load balancer")
+    elif audit and load_balancer.status:
+        things = ", ".join(sorted({step.kind for step in result.applied if step.kind not in KUBERNETES}))
+        yield Event(result.owner, "Normal", "DriftCorrected", f"Somebody had changed: {things}. It is as planned again")
+    elif "create" in actions:
+        yield Event(result.owner, "Normal", "EnsuredLoadBalancer", "Ensured load balancer")
+    else:
+        yield Event(result.owner, "Normal", "UpdatedLoadBalancer", "Updated load balancer")
+
+
+def refused(refusal: Refusal) -> Event:
+    """A Service is not served as it asks."""
+    return Event(refusal.owner, "Warning", "SyncLoadBalancerFailed", _error(refusal.reason, refusal.message))
+
+
+def frozen(change: Change, limit: str) -> Event:
+    """A delete stopped at a safety limit."""
+    return Event(change.owner, "Warning", "DeleteLoadBalancerFailed", f"Deletes are held back: {limit}")
+
+
+def _error(reason: str, message: str) -> str:
+    return f"Error syncing load balancer: {reason}: {message[:700]}"
