@@ -1,0 +1,355 @@
+"""Kubernetes objects made into lbctl's own values.  PURE.
+
+The controller, the command line and `plan -f FILE` all come through here, so they cannot differ. What cannot be read is
+not skipped: the load balancer carries it as its `problem`, with the field, the value and the way out.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from ipaddress import ip_address
+from typing import cast
+
+from msgspec.structs import replace
+
+from lbctl import intent
+from lbctl.errors import Refused
+from lbctl.kube import objects
+from lbctl.kube.objects import EndpointSlice, LoadBalancerIngress, Service, ServicePort
+from lbctl.model import READY, Endpoints, Family, Ingress, IPAddress, LoadBalancer, Node, Owner, Port, Refusal
+
+EXCLUDE = "node.kubernetes.io/exclude-from-external-load-balancers"
+SCALED_DOWN = "ToBeDeletedByClusterAutoscaler"
+
+SERVED_ELSEWHERE = "served-elsewhere"
+
+FOREIGN_FINALIZERS = (
+    "service.kubernetes.io/load-balancer-cleanup",
+    "service.k8s.aws/",
+    "gke.networking.io/",
+    "networking.gke.io/",
+)
+"""Finalizers (or their beginnings) by which other controllers hold a Service that they serve."""
+
+ANNOTATION_BYTES = 256 * 1024
+"""The API server's own limit for all annotations of an object together."""
+
+
+def finalizer(provider: str) -> str:
+    """By what the provider's stack holds a Service until its cloud resources are gone."""
+    return f"lbctl.io/{provider}"
+
+
+def load_balancer_class(provider: str) -> str:
+    """The spec.loadBalancerClass that asks for the provider."""
+    return f"lbctl.io/{provider}"
+
+
+def owner(service: Service) -> Owner:
+    return Owner(objects.key(service))
+
+
+# ── nodes ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def eligible(node: objects.Node) -> bool:
+    """May load balancers send traffic to it? (KEP-3458: readiness and cordons are the health checks' business.)
+
+    Not if it is being deleted, is labelled out (any value but a boolean false), or is being scaled down.
+    """
+    if node.metadata.deletion_timestamp is not None or _excluded(node):
+        return False
+    return all(taint.key != SCALED_DOWN for taint in node.spec.taints or ())
+
+
+def _excluded(node: objects.Node) -> bool:
+    value = (node.metadata.labels or {}).get(EXCLUDE)
+    # Go's strconv.ParseBool, which is what kube-controller-manager asks.
+    return value is not None and value not in ("0", "f", "F", "false", "False", "FALSE")
+
+
+def nodes(items: Iterable[objects.Node], previous: tuple[Node, ...] = ()) -> tuple[Node, ...]:
+    """The eligible nodes, sorted by name. If nothing differs, `previous` itself: then comparing costs nothing."""
+    known = {node.name: node for node in previous}
+    fresh = (_node(item) for item in items if eligible(item))
+    found = tuple(sorted((known[n.name] if known.get(n.name) == n else n for n in fresh), key=lambda n: n.name))
+    return previous if found == previous else found
+
+
+def _node(item: objects.Node) -> Node:
+    return Node(
+        name=item.metadata.name,
+        provider_id=item.spec.provider_id,
+        labels=item.metadata.labels or {},
+        addresses=_node_addresses(item),
+        ready=any(c.type == "Ready" and c.status == "True" for c in item.status.conditions or ()),
+    )
+
+
+def _node_addresses(item: objects.Node) -> tuple[IPAddress, ...]:
+    """Internal addresses first, then external ones; what is no address (a DNS name) is left out."""
+    found: list[IPAddress] = []
+    for wanted in ("InternalIP", "ExternalIP"):
+        for entry in item.status.addresses or ():
+            if entry.type == wanted:
+                try:
+                    found.append(ip_address(entry.address))
+                except ValueError:
+                    continue
+    return tuple(dict.fromkeys(found))
+
+
+def node_matters(old: objects.Node | None, new: objects.Node | None) -> bool:
+    """Does an event of a node ask for a look? It came, went, was labelled in or out, or its providerID changed.
+
+    Taints, readiness and other labels are taken along at the next look (service-controller's rule).
+    """
+    if old is None or new is None:
+        return True
+    return _excluded(old) != _excluded(new) or old.spec.provider_id != new.spec.provider_id
+
+
+# ── endpoints ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def endpoints(slices: Iterable[EndpointSlice]) -> Endpoints:
+    """How many endpoints are ready, and on which nodes. A dual-stack pod is one endpoint, though it has two slices."""
+    ready: dict[str, int] = {}
+    where: set[str] = set()
+    for item in slices:
+        for endpoint in item.endpoints or ():
+            # Null means ready (EndpointSlice API).
+            if endpoint.conditions is not None and endpoint.conditions.ready is False:
+                continue
+            ready[item.address_type] = ready.get(item.address_type, 0) + 1
+            if endpoint.node_name:
+                where.add(endpoint.node_name)
+    return Endpoints(max(ready.values(), default=0), frozenset(where))
+
+
+# ── services ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def wants(service: Service, *, provider: str, default_provider: str | None) -> bool:
+    """Is it for this provider to serve? By its class; without one, only if the provider is the default."""
+    spec = service.spec
+    if spec.type != "LoadBalancer" or service.metadata.deletion_timestamp is not None:
+        return False
+    if not spec.load_balancer_class:
+        return provider == default_provider
+    return spec.load_balancer_class == load_balancer_class(provider)
+
+
+def claimed(service: Service, provider: str) -> bool:
+    """Does it carry the provider's finalizer?"""
+    return finalizer(provider) in (service.metadata.finalizers or ())
+
+
+def needs_update(old: Service, new: Service) -> bool:
+    """Does an event of a Service ask for a look? Not if only labels, selector, status or finalizers changed.
+
+    The rules of Kubernetes' own service controller, and: allocation of nodePorts, the IP family policy, the beginning
+    of a deletion.
+    """
+    if "LoadBalancer" not in (old.spec.type, new.spec.type):
+        return False
+    return _relevant(old) != _relevant(new)
+
+
+def fingerprint(service: Service) -> int:
+    """What `needs_update` compares, as a number that is good within this process."""
+    return hash(_relevant(service))
+
+
+def _relevant(service: Service) -> tuple[object, ...]:
+    metadata, spec = service.metadata, service.spec
+    return (
+        metadata.uid,
+        metadata.deletion_timestamp is None,
+        tuple(sorted((metadata.annotations or {}).items())),
+        spec.type,
+        spec.load_balancer_class or "",
+        spec.ports or (),
+        spec.load_balancer_source_ranges or (),
+        spec.session_affinity or "None",
+        spec.session_affinity_config,
+        spec.load_balancer_ip or "",
+        spec.external_ips or (),
+        spec.external_traffic_policy or "",
+        spec.health_check_node_port or 0,
+        spec.ip_families or (),
+        spec.ip_family_policy or "",
+        spec.allocate_load_balancer_node_ports,
+    )
+
+
+def load_balancer(
+    service: Service,
+    nodes: tuple[Node, ...],
+    endpoints: Endpoints | None,
+    *,
+    provider: str,
+    adopts: Callable[[Sequence[Ingress]], bool] = lambda _status: False,
+) -> LoadBalancer:
+    """What the Service asks for; `problem` says why nobody could serve it.
+
+    `adopts` says whether a status that somebody else wrote may become ours (bare metal: it lies in our pools).
+    """
+    base = _base(service, nodes, endpoints)
+    try:
+        _check_elsewhere(service, base.status, adopts)
+        _check_annotations(service)
+        _check_ports(service.spec.ports or ())
+        annotations = base.annotations
+        read = replace(
+            base,
+            ports=_ports(service),
+            scheme=intent.scheme(annotations),
+            source_ranges=intent.source_ranges(
+                service.spec.load_balancer_source_ranges or (), annotations, base.ip_families
+            ),
+            requested_addresses=intent.requested_addresses(service.spec.load_balancer_ip or "", annotations),
+            affinity_timeout=_affinity_timeout(service),
+        )
+    except Refused as no:
+        return replace(base, problem=Refusal(base.owner, no.reason, no.message))
+    return replace(read, problem=intent.foreign(read, provider))
+
+
+def _base(service: Service, nodes: tuple[Node, ...], endpoints: Endpoints | None) -> LoadBalancer:
+    metadata, spec = service.metadata, service.spec
+    families = _families(service)
+    return LoadBalancer(
+        owner=owner(service),
+        uid=metadata.uid,
+        created=metadata.creation_timestamp,
+        load_balancer_class=spec.load_balancer_class or "",
+        labels=metadata.labels or {},
+        annotations={} if _annotation_bytes(service) > ANNOTATION_BYTES else metadata.annotations or {},
+        session_affinity="ClientIP" if spec.session_affinity == "ClientIP" else "None",
+        external_traffic_policy="Local" if spec.external_traffic_policy == "Local" else "Cluster",
+        health_check_node_port=spec.health_check_node_port or 0,
+        ip_families=families,
+        ip_family_policy=spec.ip_family_policy or "SingleStack",
+        allocate_node_ports=spec.allocate_load_balancer_node_ports is not False,
+        status=published(service),
+        nodes=nodes,
+        endpoints=endpoints,
+    )
+
+
+def published(service: Service) -> tuple[Ingress, ...]:
+    """The addresses in its status, with ipMode in normal form (VIP where an ip has none)."""
+    return tuple(
+        Ingress(entry.ip or "", entry.hostname or "", (entry.ip_mode or "VIP") if entry.ip else "")
+        for entry in service.ingress
+    )
+
+
+def _families(service: Service) -> tuple[Family, ...]:
+    said = tuple(f for f in service.spec.ip_families or () if f in ("IPv4", "IPv6"))
+    if said:
+        return cast("tuple[Family, ...]", said)
+    return ("IPv4", "IPv6") if service.spec.ip_family_policy == "RequireDualStack" else ("IPv4",)
+
+
+def _ports(service: Service) -> tuple[Port, ...]:
+    return tuple(
+        Port(
+            port=port.port,
+            protocol=port.protocol or "TCP",
+            node_port=_node_port(service, port),
+            name=port.name,
+            target_port=port.target_port or port.port,
+            app_protocol=port.app_protocol or "",
+        )
+        for port in service.spec.ports or ()
+    )
+
+
+def _node_port(service: Service, port: ServicePort) -> int | None:
+    """0 where none is allocated. None where the Service has not been in a cluster yet, and will get one there."""
+    if port.node_port:
+        return port.node_port
+    from_file = not service.metadata.uid and not service.metadata.resource_version
+    return None if from_file and service.spec.allocate_load_balancer_node_ports is not False else 0
+
+
+def _affinity_timeout(service: Service) -> int:
+    config = service.spec.session_affinity_config
+    said = config.client_ip.timeout_seconds if config and config.client_ip else None
+    seconds = 10800 if said is None else said
+    if not 1 <= seconds <= 86400:
+        raise Refused(
+            f"spec.sessionAffinityConfig.clientIP.timeoutSeconds is {seconds}: it must be 1 to 86400 (a day)",
+            reason="bad-affinity-timeout",
+        )
+    return seconds
+
+
+def _check_elsewhere(
+    service: Service, status: Sequence[Ingress], adopts: Callable[[Sequence[Ingress]], bool]
+) -> None:
+    """A class-less Service that somebody else holds, or published for, is theirs."""
+    if service.spec.load_balancer_class:
+        return
+    for name in service.metadata.finalizers or ():
+        if name.startswith(FOREIGN_FINALIZERS):
+            raise Refused(
+                f"another controller holds it by the finalizer {name}: to have it served here, make it again with "
+                "spec.loadBalancerClass, which the other one leaves alone",
+                reason=SERVED_ELSEWHERE,
+            )
+    if status and not ours(service) and not adopts(status):
+        raise Refused(
+            f"its status holds {_said(status)}, which lbctl did not write: to have it served here, make it again with "
+            "spec.loadBalancerClass, or stop the other controller and clear status.loadBalancer",
+            reason=SERVED_ELSEWHERE,
+        )
+
+
+def ours(service: Service) -> bool:
+    """Did lbctl write its addresses? It did if it carries our Ready condition (unless that says: served elsewhere)."""
+    ready = service.conditions.get(READY)
+    return ready is not None and ready.reason != SERVED_ELSEWHERE
+
+
+def _said(status: Sequence[Ingress]) -> str:
+    return ", ".join(entry.hostname or entry.ip for entry in status)
+
+
+def _annotation_bytes(service: Service) -> int:
+    return sum(len(name) + len(value) for name, value in (service.metadata.annotations or {}).items())
+
+
+def _check_annotations(service: Service) -> None:
+    size = _annotation_bytes(service)
+    if size > ANNOTATION_BYTES:
+        raise Refused(
+            f"metadata.annotations hold {size} bytes, the API server takes {ANNOTATION_BYTES}: shorten them",
+            reason="annotations-too-large",
+        )
+
+
+def _check_ports(ports: Sequence[ServicePort]) -> None:
+    if not ports:
+        raise Refused("spec.ports is empty: a load balancer needs at least one port", reason="no-ports")
+    seen: Mapping[tuple[int, str], ServicePort] = {(p.port, p.protocol or "TCP"): p for p in ports}
+    if len(seen) < len(ports):
+        raise Refused("spec.ports has the same port and protocol twice: remove one of them", reason="duplicate-port")
+    for port in ports:
+        if not 1 <= port.port <= 65535 or not 0 <= (port.node_port or 0) <= 65535:
+            raise Refused(
+                f"spec.ports has port {port.port} with nodePort {port.node_port or 0}: ports are 1 to 65535",
+                reason="bad-port",
+            )
+
+
+def normal(entry: LoadBalancerIngress) -> dict[str, object]:
+    """An ingress entry as `status` compares it: ipMode said, nothing empty."""
+    found: dict[str, object] = {}
+    if entry.hostname:
+        found["hostname"] = entry.hostname
+    if entry.ip:
+        found |= {"ip": entry.ip, "ipMode": entry.ip_mode or "VIP"}
+    if entry.ports:
+        found["ports"] = tuple({"port": p.port, "protocol": p.protocol, "error": p.error or ""} for p in entry.ports)
+    return found

@@ -1,0 +1,183 @@
+"""What is known of one sort of object: a thread-safe dictionary with indexes, filled by a reflector or from files.
+
+Reflectors write, everybody reads. Readers get whole objects and whole snapshots, never half of a change. Our own
+writes' responses are put in at once (`put_if_newer`), so that the next look sees them without waiting for their echo.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from typing import Generic, Literal, TypeVar
+
+from lbctl.kube import objects
+from lbctl.kube.objects import Object
+
+T = TypeVar("T", bound=Object)
+Event = Literal["added", "updated", "deleted"]
+Handler = Callable[[Event, T | None, T | None], None]
+"""Told of a change after the store knows it: (what happened, the object before, the object now). Must not block."""
+
+Index = Callable[[T], Iterable[str]]
+"""The values under which an object is found."""
+
+
+def newer(candidate: str, current: str) -> bool:
+    """Is the first resourceVersion after the second? Those of another form than a number only count as different."""
+    if candidate.isdecimal() and current.isdecimal():
+        return int(candidate) > int(current)
+    return candidate != current
+
+
+def later(candidate: str, current: str) -> bool:
+    """Is the first resourceVersion certainly after the second?"""
+    return candidate.isdecimal() and current.isdecimal() and int(candidate) > int(current)
+
+
+class Store(Generic[T]):
+    """Objects by `namespace/name`, in no particular order, with indexes."""
+
+    def __init__(self, indexes: Mapping[str, Index[T]] | None = None) -> None:
+        self._lock = threading.Lock()
+        self._objects: dict[str, T] = {}
+        self._snapshot: tuple[T, ...] | None = ()
+        self._index_of = dict(indexes or {})
+        self._indexes: dict[str, dict[str, dict[str, None]]] = {name: {} for name in self._index_of}
+        self._handlers: list[Handler[T]] = []
+        self.version = ""
+        """The resourceVersion of the last list, event or bookmark."""
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    def get(self, key: str) -> T | None:
+        """The object with this key, as last heard."""
+        return self._objects.get(key)
+
+    def all(self) -> tuple[T, ...]:
+        """Every object, as of one moment."""
+        with self._lock:
+            if self._snapshot is None:
+                self._snapshot = tuple(self._objects.values())
+            return self._snapshot
+
+    def by(self, index: str, value: str) -> tuple[T, ...]:
+        """The objects that the index files under this value, as of one moment."""
+        with self._lock:
+            return tuple(self._objects[key] for key in self._indexes[index].get(value, ()))
+
+    def subscribe(self, handler: Handler[T]) -> None:
+        """Tell this one of every change from now on, and first of everything that is there already."""
+        with self._lock:
+            present = tuple(self._objects.values())
+            self._handlers.append(handler)
+        for item in present:
+            handler("added", None, item)
+
+    def put(self, item: T) -> None:
+        """What the watch says. An echo of what is already known is dropped without a word."""
+        key = objects.key(item)
+        with self._lock:
+            old = self._objects.get(key)
+            if old is not None and not newer(item.metadata.resource_version, old.metadata.resource_version):
+                return
+            self._set(key, item)
+        self._tell("updated" if old is not None else "added", old, item)
+
+    def put_if_newer(self, item: T, *, news: Callable[[T, T], bool] = lambda _old, _new: False) -> None:
+        """The answer to one of our own writes. Handlers hear of it only if `news` finds more than our own change in it.
+
+        The answer may hold somebody else's change as well, whose own event is then an echo: that is what `news` is for.
+        An object that is not here (any more) is left to the watch: the answer may be older than its deletion.
+        """
+        key = objects.key(item)
+        with self._lock:
+            old = self._objects.get(key)
+            if old is None or not newer(item.metadata.resource_version, old.metadata.resource_version):
+                return
+            self._set(key, item)
+        if news(old, item):
+            self._tell("updated", old, item)
+
+    def remove(self, key: str, version: str = "") -> None:
+        """What the watch says of a deletion. Handlers get the last that was known."""
+        with self._lock:
+            old = self._objects.get(key)
+            if old is None or later(old.metadata.resource_version, version):
+                return
+            self._unset(key, old)
+        self._tell("deleted", old, None)
+
+    def replace(self, items: Iterable[T], version: str, *, keep: Iterable[str] = ()) -> None:
+        """What a list says: these are all there are (beside `keep`: there, but undecodable).
+
+        What is missing is told as deleted, with the last that was known. What our own writes brought after the list
+        was made stays, unless the server's clock itself went back (restored from a backup).
+        """
+        fresh = objects.by_key(items)
+        kept = set(keep)
+        told: list[tuple[Event, T | None, T | None]] = []
+        with self._lock:
+            went_back = later(self.version, version)
+            for key, old in list(self._objects.items()):
+                ours = not went_back and later(old.metadata.resource_version, version)
+                if key not in fresh and key not in kept and not ours:
+                    self._unset(key, old)
+                    told.append(("deleted", old, None))
+            for key, item in fresh.items():
+                known = self._objects.get(key)
+                if known is not None and not self._replaces(item, known, went_back):
+                    continue
+                self._set(key, item)
+                told.append(("added" if known is None else "updated", known, item))
+            self.version = version
+        for event, before, after in told:
+            self._tell(event, before, after)
+
+    @staticmethod
+    def _replaces(item: T, known: T, went_back: bool) -> bool:
+        now, before = item.metadata.resource_version, known.metadata.resource_version
+        return now != before if went_back else newer(now, before)
+
+    def _set(self, key: str, item: T) -> None:
+        old = self._objects.get(key)
+        if old is not None:
+            self._unfile(key, old)
+        self._objects[key] = item
+        self._snapshot = None
+        for name, index in self._index_of.items():
+            for value in index(item):
+                self._indexes[name].setdefault(value, {})[key] = None
+
+    def _unset(self, key: str, old: T) -> None:
+        del self._objects[key]
+        self._snapshot = None
+        self._unfile(key, old)
+
+    def _unfile(self, key: str, old: T) -> None:
+        for name, index in self._index_of.items():
+            for value in index(old):
+                keys = self._indexes[name].get(value, {})
+                keys.pop(key, None)
+                if not keys:
+                    self._indexes[name].pop(value, None)
+
+    def _tell(self, event: Event, old: T | None, new: T | None) -> None:
+        for handler in tuple(self._handlers):
+            handler(event, old, new)
+
+
+def services() -> Store[objects.Service]:
+    """A store of Services, found by their finalizers."""
+    return Store({"finalizer": lambda service: service.metadata.finalizers or ()})
+
+
+def slices() -> Store[objects.EndpointSlice]:
+    """A store of EndpointSlices, found by their Service."""
+    return Store({"service": lambda item: (item.service,) if item.service else ()})
+
+
+def nodes() -> Store[objects.Node]:
+    return Store()
+
+
+def namespaces() -> Store[objects.Namespace]:
+    return Store()
