@@ -329,7 +329,7 @@ class Controller:
             self._untold[owner] = failure(result)
 
     def _is_worth_telling(self, result: Result) -> bool:
-        """Does it keep somebody from what was asked? Waiting does not, once there is an address; nor does tidying up."""
+        """Does it keep somebody from what was asked? Once there is an address, waiting and tidying up do not."""
         load_balancer = self.reconciler.wanted.by_owner.get(result.owner)
         if load_balancer is None or (result.step and result.step.action == "delete"):
             return False
