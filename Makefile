@@ -59,7 +59,7 @@ lock: $(DEV)/.ready
 	for set in demo dev; do $(DEV)/bin/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe \
 		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --no-annotate \
 		$$(test $$set = demo && echo "--extra aws --extra sandbox" || echo "--extra dev") \
-		--output-file requirements/$$set.txt pyproject.toml; done
+		--output-file requirements/$$set.txt pyproject.toml requirements/build.in; done
 
 clean:
 	rm -rf $(DEMO) $(DEV) .lbctl build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
