@@ -121,7 +121,7 @@ class Ref(msgspec.Struct, frozen=True, tag=True):
 class Resource(msgspec.Struct, frozen=True):
     """One thing that a provider makes.
 
-    `fields` are what desired says and observe reads back, in one normal form (str, int, bool, None, tuples, dicts;
+    `fields` are what desired says and observe reads back, in one normal form (str, int, bool, None, tuple, dict;
     desired may also say `Ref`, which observe never does). `outputs` are what only the other side knows (ids,
     addresses). `holds` names immovables that no two resources can hold at once (`eip:eipalloc-1`, `port:80/TCP`).
     `because` says in a few words why it is wanted; it takes no part in comparisons.
@@ -157,11 +157,14 @@ class Note(msgspec.Struct, frozen=True):
     message: str
 
 
+_PLAIN = (str, int, type(None))
+
+
 def refs(value: Any) -> Iterator[Ref]:
     """Every Ref in a field's value, however deep."""
     if isinstance(value, Ref):
         yield value
-    elif isinstance(value, Mapping):
+    elif isinstance(value, dict):
         for item in value.values():
             yield from refs(item)
     elif isinstance(value, tuple):
@@ -171,9 +174,11 @@ def refs(value: Any) -> Iterator[Ref]:
 
 def resolve(value: Any, outputs: Mapping[Key, Mapping[str, Any]]) -> Any:
     """The value with each Ref replaced by the output that it names, where that is known; others stay Refs."""
+    if isinstance(value, _PLAIN):
+        return value
     if isinstance(value, Ref):
         return outputs.get(value.key, {}).get(value.output, value)
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return {key: resolve(item, outputs) for key, item in value.items()}
     if isinstance(value, tuple):
         return tuple(resolve(item, outputs) for item in value)

@@ -193,11 +193,13 @@ def _compare(
 
 
 def _differences(want: Resource, have: Resource, known: Mapping[Key, Mapping[str, Any]]) -> tuple[FieldDiff, ...]:
-    return tuple(
-        FieldDiff(field, have.fields.get(field), value)
-        for field, value in ((f, resolve(v, known)) for f, v in want.fields.items())
-        if value != have.fields.get(field)
-    )
+    diffs = []
+    for field, value in want.fields.items():
+        old = have.fields.get(field)
+        # Only what differs as it stands can differ because of a Ref: most fields need no second look.
+        if value != old and (now := resolve(value, known)) != old:
+            diffs.append(FieldDiff(field, old, now))
+    return tuple(diffs)
 
 
 def _may_go(resource: Resource, desired: "Desired", seen: "Observation") -> bool:
