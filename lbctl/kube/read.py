@@ -307,7 +307,9 @@ def _check_elsewhere(
 
 
 def ours(service: Service) -> bool:
-    """Did lbctl write its addresses? It did if it carries our Ready condition (unless that says: served elsewhere)."""
+    """Did lbctl write its addresses? It carries a claim, or our Ready condition (that does not say served elsewhere)."""
+    if any(name.startswith("lbctl.io/") for name in service.metadata.finalizers or ()):
+        return True
     ready = service.conditions.get(READY)
     return ready is not None and ready.reason != SERVED_ELSEWHERE
 

@@ -1,115 +1,142 @@
-"""From the stores to the controller: which Services ask something of a stack, and who has to hear of which event.
+"""Where load balancers come from: the stores, read as one stack needs them.
 
-The stores hold objects; the controller is told names only, and reads what it needs when it plans. The command line uses
-the same `Source` over stores filled from a list or from files.
+The controller asks `read` for one Service when it plans, and hears from `connect` which names to look at again. The
+command line fills the same stores from one list, or from files. Nodes are read once per change, not once per Service:
+5,000 nodes that come up at once are one look.
 """
 
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
-import msgspec
-
-from lbctl.kube import objects, read
-from lbctl.kube.objects import EndpointSlice, Namespace, Service
+from lbctl.kube import read, store
+from lbctl.kube.objects import EndpointSlice, Namespace, Node, Service
 from lbctl.kube.store import Event, Store
-from lbctl.model import Endpoints, Ingress, LoadBalancer, Node, Owner
+from lbctl.model import Ingress, LoadBalancer, Owner
+from lbctl.model import Node as NodeValue
 
 
-class Stores(msgspec.Struct, frozen=True):
-    """What is known of the cluster. `slices` is None where endpoints cannot be known (files)."""
+class Stores(NamedTuple):
+    """Everything that is read from a cluster."""
 
     services: Store[Service]
-    nodes: Store[objects.Node]
-    slices: Store[EndpointSlice] | None = None
-    namespaces: Store[Namespace] | None = None
-
-    def labels(self, namespace: str) -> Mapping[str, str]:
-        """A namespace's labels, empty where they are not known."""
-        found = self.namespaces.get(namespace) if self.namespaces else None
-        return (found.metadata.labels if found else None) or {}
+    nodes: Store[Node]
+    slices: Store[EndpointSlice]
+    namespaces: Store[Namespace]
 
 
-class Nodes:
-    """The eligible nodes as one tuple that all load balancers share, made anew only after an event that changes it."""
-
-    def __init__(self, store: Store[objects.Node]) -> None:
-        self._store = store
-        self._current: tuple[Node, ...] = ()
-        self._stale = True
-        store.subscribe(self._heard)
-
-    def current(self) -> tuple[Node, ...]:
-        """As of now; the same object as before if nothing differs."""
-        if self._stale:
-            self._stale = False
-            self._current = read.nodes(self._store.all(), self._current)
-        return self._current
-
-    def _heard(self, _event: Event, _old: objects.Node | None, _new: objects.Node | None) -> None:
-        self._stale = True
+def stores() -> Stores:
+    """Empty ones."""
+    return Stores(store.services(), store.nodes(), store.slices(), store.namespaces())
 
 
-class Source:
-    """One stack's view of the stores."""
+class StoreSource:
+    """One stack's load balancers, out of the stores.
+
+    `endpoints=False` where nobody knows them (files): then no condition speaks of them.
+    """
 
     def __init__(
         self,
         stores: Stores,
-        nodes: Nodes,
         *,
         provider: str,
         default_provider: str | None = None,
         adopts: Callable[[Sequence[Ingress]], bool] = lambda _status: False,
+        endpoints: bool = True,
     ) -> None:
-        self._stores, self._nodes, self._adopts = stores, nodes, adopts
-        self._provider, self._default = provider, default_provider
+        self._stores, self.provider, self.default_provider = stores, provider, default_provider
+        self._adopts, self._endpoints = adopts, endpoints
+        self._lock = threading.Lock()
+        self._nodes: tuple[NodeValue, ...] = ()
+        self._stale = True
 
     def read(self, owner: Owner) -> LoadBalancer | None:
         """What this Service asks of this stack; None where it asks nothing (any more)."""
         service = self._stores.services.get(owner)
         if service is None or not self._wants(service):
             return None
+        endpoints = read.endpoints(self._stores.slices.by("service", owner)) if self._endpoints else None
         return read.load_balancer(
-            service, self._nodes.current(), self._endpoints(owner), provider=self._provider, adopts=self._adopts
+            service, self.nodes(), endpoints, provider=self.provider, adopts=self._adopts
         )
 
     def owners(self) -> Iterable[Owner]:
         """All Services that ask something of this stack."""
-        return [read.owner(service) for service in self._stores.services.all() if self._wants(service)]
+        return tuple(read.owner(service) for service in self._stores.services.all() if self._wants(service))
 
-    def uid(self, owner: Owner) -> str:
-        """The Service's UID, for Events; empty where it is gone."""
-        service = self._stores.services.get(owner)
-        return service.metadata.uid if service else ""
+    def nodes(self) -> tuple[NodeValue, ...]:
+        """The eligible nodes. The same tuple until one of them changes."""
+        with self._lock:
+            if self._stale:
+                self._stale = False
+                self._nodes = read.nodes(self._stores.nodes.all(), self._nodes)
+            return self._nodes
 
-    def concerns(self, service: Service | None) -> bool:
-        """Does this stack have anything to do with the Service: asked to serve it, or holding it?"""
-        return service is not None and (self._wants(service) or read.claimed(service, self._provider))
+    def labels(self, namespace: str) -> Mapping[str, str]:
+        """A namespace's labels, for policy."""
+        found = self._stores.namespaces.get(namespace)
+        return (found.metadata.labels if found else None) or {}
+
+    def connect(self, mark: Callable[[Owner], None], mark_all: Callable[[], None]) -> None:
+        """From now on, call `mark` for each Service to look at again, and `mark_all` where it may be any."""
+
+        def on_service(_event: Event, old: Service | None, new: Service | None) -> None:
+            if self.matters(old, new):
+                mark(read.owner(new or old or Service()))
+
+        def on_slice(_event: Event, old: EndpointSlice | None, new: EndpointSlice | None) -> None:
+            for item in {old.service if old else "", new.service if new else ""} - {""}:
+                service = self._stores.services.get(item)
+                if service is not None and self._wants(service) and _reach(old) != _reach(new):
+                    mark(Owner(item))
+
+        def on_node(_event: Event, old: Node | None, new: Node | None) -> None:
+            self.forget_nodes()
+            if read.node_matters(old, new):
+                mark_all()
+
+        def on_namespace(_event: Event, old: Namespace | None, new: Namespace | None) -> None:
+            if old is not None and new is not None and old.metadata.labels != new.metadata.labels:
+                mark_all()
+
+        self._stores.services.subscribe(on_service)
+        self._stores.slices.subscribe(on_slice)
+        self._stores.nodes.subscribe(on_node)
+        self._stores.namespaces.subscribe(on_namespace)
+
+    def forget_nodes(self) -> None:
+        """Read the nodes again at the next look."""
+        with self._lock:
+            self._stale = True
+
+    def matters(self, old: Service | None, new: Service | None) -> bool:
+        """Does this event ask for a look?
+
+        It does if the Service asks for something else, came, went, or is to be released; and if somebody changed its
+        addresses, our conditions or our claim (our own writes are never told as events).
+        """
+        concerned = [service for service in (old, new) if service is not None and self._concerns(service)]
+        if not concerned:
+            return False
+        if old is None or new is None:
+            return True
+        return read.needs_update(old, new) or self._state(old) != self._state(new)
+
+    def _concerns(self, service: Service) -> bool:
+        return self._wants(service) or read.claimed(service, self.provider)
+
+    def _state(self, service: Service) -> object:
+        foreign = [n for n in service.metadata.finalizers or () if n.startswith(read.FOREIGN_FINALIZERS)]
+        ours = [c for c in service.status.conditions or () if c.type.startswith("lbctl.io/")]
+        claimed = read.claimed(service, self.provider)
+        return (service.metadata.deletion_timestamp is None, claimed, foreign, read.published(service), ours)
 
     def _wants(self, service: Service) -> bool:
-        return read.wants(service, provider=self._provider, default_provider=self._default)
-
-    def _endpoints(self, owner: Owner) -> Endpoints | None:
-        return read.endpoints(self._stores.slices.by("service", owner)) if self._stores.slices is not None else None
+        return read.wants(service, provider=self.provider, default_provider=self.default_provider)
 
 
-def connect(stores: Stores, source: Source, mark: Callable[[Owner], None], mark_all: Callable[[], None]) -> None:
-    """From now on, tell a controller which Services to look at. Echoes of our own writes never come this far."""
-
-    def service_heard(_event: Event, old: Service | None, new: Service | None) -> None:
-        present = new or old
-        if present is not None and (source.concerns(old) or source.concerns(new)):
-            mark(read.owner(present))
-
-    def node_heard(_event: Event, old: objects.Node | None, new: objects.Node | None) -> None:
-        if read.node_matters(old, new):
-            mark_all()
-
-    def slice_heard(_event: Event, old: EndpointSlice | None, new: EndpointSlice | None) -> None:
-        for name in {item.service for item in (old, new) if item is not None and item.service}:
-            if source.concerns(stores.services.get(name)):
-                mark(Owner(name))
-
-    stores.services.subscribe(service_heard)
-    stores.nodes.subscribe(node_heard)
-    if stores.slices is not None:
-        stores.slices.subscribe(slice_heard)
+def _reach(item: EndpointSlice | None) -> object:
+    """What of a slice can change a condition: whether anything is ready, and where."""
+    found = read.endpoints([item] if item is not None else [])
+    return (found.ready > 0, found.nodes)

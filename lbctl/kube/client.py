@@ -1,0 +1,308 @@
+"""The one place that speaks HTTP to a Kubernetes API server, and the one that imports `kubernetes`.
+
+The official client supplies configuration, credentials (in-cluster, exec plugins, token rotation) and transport; bytes
+come back as they are, and `objects` decodes them. Imported lazily: `lbctl --help` must not pay for it. A `Client` works
+from many threads at once. Every request has a timeout; nothing is retried here, because the callers know better.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+import msgspec
+
+from lbctl import __version__
+from lbctl.errors import CredentialsError, LbctlError, Refused, Retry, SettingsError, Unavailable
+from lbctl.kube.objects import Status
+from lbctl.provider import Call, ignore
+
+JSON = "application/json"
+STRATEGIC = "application/strategic-merge-patch+json"
+MERGE = "application/merge-patch+json"
+
+_CONNECT = 10.0
+
+WAYS = (
+    "give --kubeconfig FILE or set KUBECONFIG, put one at ~/.kube/config, "
+    "run inside a cluster, or start `lbctl sandbox`"
+)
+
+
+class ApiError(LbctlError):
+    """The API server answered with an error: `status` is HTTP's, `reason` Kubernetes' own word for it."""
+
+    def __init__(self, status: int, reason: str, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message, reason=reason)
+        self.status = status
+        self.retry_after = retry_after
+
+
+class NotFound(ApiError):
+    """404: there is no such object (or no such resource)."""
+
+
+class Conflict(ApiError):
+    """409: somebody else wrote it meanwhile, or it exists already."""
+
+
+class Gone(ApiError):
+    """410: the resourceVersion, or the continue token, is too old."""
+
+
+class Forbidden(ApiError):
+    """403: these credentials may not do that, or the object is being deleted."""
+
+
+class Unauthorized(ApiError):
+    """401: the API server does not know these credentials (any more)."""
+
+
+class Invalid(ApiError):
+    """422: the API server understood, and says that it must not be so."""
+
+
+class Throttled(ApiError):
+    """429: ask again after `retry_after` seconds."""
+
+
+_BY_STATUS: Mapping[int, type[ApiError]] = {
+    401: Unauthorized, 403: Forbidden, 404: NotFound, 409: Conflict, 410: Gone, 422: Invalid, 429: Throttled,
+}  # fmt: skip
+
+
+def error(status: int, body: bytes, retry_after: str | None = None) -> ApiError:
+    """An answer that is not 2xx, as the error that it means."""
+    said = _status_of(body)
+    kind = _BY_STATUS.get(status, ApiError)
+    message = said.message or f"the API server answered {status}"
+    return kind(status, said.reason or f"HTTP {status}", message, _after(retry_after))
+
+
+def _status_of(body: bytes) -> Status:
+    try:
+        return msgspec.json.decode(body, type=Status)
+    except msgspec.DecodeError:
+        return Status(message=body[:200].decode("utf-8", "replace").strip())
+
+
+def _after(header: str | None) -> float | None:
+    return float(header) if header and header.isdecimal() else None
+
+
+def as_retry(error: LbctlError) -> Exception:
+    """What a failed write means for a lane: most of it is a matter of time."""
+    if isinstance(error, Conflict):
+        return Retry(0.2, f"somebody else wrote at the same time: {error.message}", reason="conflict")
+    if isinstance(error, Throttled):
+        return Retry(error.retry_after or 1.0, "the API server is busy", reason="throttled")
+    if isinstance(error, Unauthorized):
+        return CredentialsError(f"the API server rejects our credentials: {error.message}; renew them")
+    if isinstance(error, Forbidden):
+        return Refused(f"{error.message}; grant it: `lbctl doctor` names the rule", reason="permission")
+    if isinstance(error, ApiError) and error.status >= 500:
+        return Unavailable(f"the API server answered {error.status}: {error.message}", reason="kubernetes-unavailable")
+    return error
+
+
+class Stream:
+    """The lines of a watch as they come. `close` from any thread ends the loop over it."""
+
+    def __init__(self, response: Any) -> None:
+        self._response = response
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Raises `Unavailable` when the connection breaks or is silent for too long; ends when the server ends it."""
+        rest = b""
+        try:
+            for chunk in self._chunks():
+                *lines, rest = (rest + chunk).split(b"\n") if b"\n" in chunk else ((rest + chunk),)
+                for line in lines:
+                    if line.strip():
+                        yield line
+        finally:
+            with self._lock:
+                self._closed = True
+                self._response.close()
+
+    def _chunks(self) -> Iterator[bytes]:
+        from urllib3.exceptions import HTTPError
+
+        try:
+            yield from self._response.stream(65536)
+        except (HTTPError, OSError, ValueError, AttributeError) as broken:
+            # Closed by another thread: what the half-closed response raises then is of no interest.
+            if not self._closed:
+                raise Unavailable(f"the watch broke off: {_plain(broken)}", reason="kubernetes-unavailable") from broken
+
+    def close(self) -> None:
+        """Safe to repeat."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._shut()
+
+    def _shut(self) -> None:
+        try:
+            self._response.shutdown()
+        except (OSError, ValueError, RuntimeError):
+            # The answer is complete: its connection is back in the pool already.
+            return
+
+
+class Client:
+    """One API server, with the credentials to speak to it."""
+
+    def __init__(
+        self,
+        api: Any,
+        *,
+        component: str = "lbctl",
+        timeout: float = 30.0,
+        observe: Callable[[Call], None] = ignore,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._api, self._timeout, self._observe, self._clock = api, timeout, observe, clock
+        self._auth = threading.Lock()
+        self._agent = f"lbctl/{__version__} ({component})"
+        self.server: str = api.configuration.host
+
+    @classmethod
+    def from_config(
+        cls,
+        kubeconfig: str | None = None,
+        context: str | None = None,
+        *,
+        component: str = "lbctl",
+        connections: int = 32,
+        timeout: float = 30.0,
+        observe: Callable[[Call], None] = ignore,
+        environ: Mapping[str, str] = os.environ,
+    ) -> "Client":
+        """By --kubeconfig, KUBECONFIG, ~/.kube/config or the service account of a pod, whichever is there first.
+
+        Raises `SettingsError`, which names these ways out, if none is.
+        """
+        configuration = _configuration(kubeconfig, context, environ)
+        configuration.connection_pool_maxsize = connections
+        return cls(_api_client(configuration), component=component, timeout=timeout, observe=observe)
+
+    def get(self, path: str, params: Mapping[str, str] | None = None) -> bytes:
+        """The body of a GET."""
+        return self.request("GET", path, params=params)
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: object | None = None,
+        content_type: str = JSON,
+        params: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> bytes:
+        """The body of the answer. Raises `ApiError` for every answer but 2xx, `Unavailable` for none."""
+        data = body if body is None or isinstance(body, bytes) else msgspec.json.encode(body)
+        seconds = timeout or self._timeout
+        response = self._send(method, path, data, content_type, params, (min(_CONNECT, seconds), seconds))
+        answer: bytes = response.data
+        if not 200 <= response.status < 300:
+            raise error(response.status, answer, response.headers.get("Retry-After"))
+        return answer
+
+    def stream(self, path: str, params: Mapping[str, str], timeout: float) -> Stream:
+        """Open a watch. `timeout` is for how many seconds it may be silent. Raises as `request` does."""
+        response = self._send("GET", path, None, JSON, params, (_CONNECT, timeout), preload=False, operation="watch")
+        if response.status != 200:
+            answer = response.read(65536)
+            response.close()
+            raise error(response.status, answer, response.headers.get("Retry-After"))
+        return Stream(response)
+
+    def close(self) -> None:
+        """Close idle connections."""
+        self._api.rest_client.pool_manager.clear()
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        content_type: str,
+        params: Mapping[str, str] | None,
+        timeout: tuple[float, float],
+        preload: bool = True,
+        operation: str = "",
+    ) -> Any:
+        from urllib3 import Timeout
+        from urllib3.exceptions import HTTPError
+
+        call = Call("kubernetes", operation or method.lower())
+        url = f"{self.server}{path}{'?' + urlencode(params) if params else ''}"
+        headers = self._headers(content_type if body is not None else None)
+        self._observe(call)
+        started = self._clock()
+        try:
+            response = self._api.rest_client.pool_manager.request(
+                method, url, body=body, headers=headers, preload_content=preload, retries=False, redirect=False,
+                timeout=Timeout(connect=timeout[0], read=timeout[1]),
+            )  # fmt: skip
+        except (HTTPError, OSError) as broken:
+            self._observe(msgspec.structs.replace(call, code="no-answer", seconds=self._clock() - started))
+            message = f"no answer from the API server at {self.server}: {_plain(broken)}"
+            raise Unavailable(message, reason="kubernetes-unavailable") from broken
+        code = "ok" if response.status < 300 else str(response.status)
+        self._observe(msgspec.structs.replace(call, code=code, seconds=self._clock() - started))
+        return response
+
+    def _headers(self, content_type: str | None) -> dict[str, str]:
+        headers = {"Accept": JSON, "User-Agent": self._agent}
+        if content_type:
+            headers["Content-Type"] = content_type
+        # Runs exec plugins and re-reads rotated tokens when they are due.
+        with self._auth:
+            self._api.update_params_for_auth(headers, [], ["BearerToken"])
+        return headers
+
+
+def _plain(broken: Exception) -> str:
+    """What happened, without object addresses: conditions and Events must say the same every time."""
+    return type(getattr(broken, "reason", None) or broken).__name__
+
+
+def _api_client(configuration: Any) -> Any:
+    from kubernetes.client.api_client import ApiClient
+
+    return ApiClient(configuration)
+
+
+def _configuration(kubeconfig: str | None, context: str | None, environ: Mapping[str, str]) -> Any:
+    from kubernetes.client.configuration import Configuration
+
+    # `Configuration()` would copy a process-wide default that somebody else may have set.
+    configuration = type.__call__(Configuration)
+    path = kubeconfig or environ.get("KUBECONFIG") or os.path.expanduser("~/.kube/config")
+    try:
+        _load(path, named=bool(kubeconfig), context=context, configuration=configuration, environ=environ)
+    except SettingsError:
+        raise
+    except Exception as broken:
+        raise SettingsError(f"kubeconfig {path} cannot be used: {broken}; {WAYS}") from broken
+    return configuration
+
+
+def _load(path: str, *, named: bool, context: str | None, configuration: Any, environ: Mapping[str, str]) -> None:
+    from kubernetes import config
+
+    exists = [part for part in path.split(os.pathsep) if part and os.path.exists(part)]
+    if exists:
+        config.load_kube_config(path, context=context, client_configuration=configuration, persist_config=False)
+    elif named or context:
+        raise SettingsError(f"there is no kubeconfig at {path}: {WAYS}")
+    elif "KUBERNETES_SERVICE_HOST" in environ:
+        config.load_incluster_config(client_configuration=configuration)
+    else:
+        raise SettingsError(f"no Kubernetes cluster is configured ({path} does not exist): {WAYS}")
