@@ -14,7 +14,7 @@ import msgspec
 from lbctl.model import SHARED, Key, Note, Owner, Ref, Refusal, Resource, refs, resolve
 
 if TYPE_CHECKING:
-    from lbctl.provider import Desired, Observation
+    from lbctl.provider import Desired, Observation, Scope
 
 Action = Literal["create", "update", "delete"]
 
@@ -131,7 +131,7 @@ def diff(kinds: Sequence[Kind], desired: "Desired", seen: "Observation") -> Plan
     have = {resource.key: resource for resource in seen.resources}
     known = {key: resource.outputs for key, resource in have.items()}
     first, forward, wanted, unchanged = _compare(kinds, order, desired, have, known)
-    unwanted = [r for key, r in have.items() if key not in wanted and _may_go(r, desired, seen)]
+    unwanted = _unwanted([resource for key, resource in have.items() if key not in wanted], desired, seen.scope)
     in_the_way = _in_the_way(unwanted, forward)
     leaving = [_delete(r, outage=r.key in in_the_way) for r in unwanted]
     due, pending = _by_time(leaving, desired.drains, seen.scope.at)
@@ -202,10 +202,15 @@ def _differences(want: Resource, have: Resource, known: Mapping[Key, Mapping[str
     return tuple(diffs)
 
 
-def _may_go(resource: Resource, desired: "Desired", seen: "Observation") -> bool:
-    if resource.owner == SHARED:
-        return seen.scope.owners is None and seen.scope.fresh
-    return seen.scope.covers(resource.owner) and resource.owner not in {r.owner for r in desired.refused}
+def _unwanted(surplus: Sequence[Resource], desired: "Desired", scope: "Scope") -> list[Resource]:
+    """What may go. Refused owners keep everything; shared things stay while anything lingers that may need them."""
+    refused = {refusal.owner for refusal in desired.refused}
+    lingers = any(r.owner in refused or r.key in desired.drains for r in surplus)
+    shared_may_go = scope.owners is None and scope.fresh and not lingers
+    return [
+        r for r in surplus
+        if (shared_may_go if r.owner == SHARED else scope.covers(r.owner) and r.owner not in refused)
+    ]
 
 
 def _in_the_way(unwanted: Iterable[Resource], forward: Iterable[Change]) -> set[Key]:
