@@ -307,7 +307,7 @@ def _check_elsewhere(
 
 
 def ours(service: Service) -> bool:
-    """Did lbctl write its addresses? It carries a claim, or our Ready condition (that does not say served elsewhere)."""
+    """Did lbctl write its addresses? It carries a claim, or our Ready condition (not saying served elsewhere)."""
     if any(name.startswith("lbctl.io/") for name in service.metadata.finalizers or ()):
         return True
     ready = service.conditions.get(READY)

@@ -1,0 +1,354 @@
+"""Keeps a store equal to the API server: list, then watch, for as long as it takes.
+
+One thread per sort of object. The semantics are those of client-go's reflector:
+
+| what happens                                    | what follows                                                  |
+|-------------------------------------------------|---------------------------------------------------------------|
+| first                                           | WatchList where the server has it, else a list with RV="0"     |
+| the watch ends, breaks, or is silent for 70 s   | watch again from the last resourceVersion, at once             |
+| it ends within a second without an event        | back off, list, watch                                          |
+| no connection, or 429                           | back off (or as long as it says), watch again without a list   |
+| 410, as an answer or within the watch           | back off, list with RV=""                                      |
+| anything else                                   | back off, list, watch                                          |
+
+The store knows before handlers hear. One object that cannot be decoded is reported once and blocks no other; what was
+known of it stays. API servers send a bookmark about once a minute and keep 75 s of history, so 70 s of silence mean
+that the connection is dead. Time and chance are injected; waiting is on the stop event, so `stop` ends at once.
+"""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from lbctl.errors import LbctlError, Unavailable
+from lbctl.kube import objects
+from lbctl.kube.client import ApiError, Client, Gone, Stream, Throttled, error
+from lbctl.kube.objects import ListEnvelope, Object, Resource, Status, Undecodable, WatchEvent
+from lbctl.kube.store import Store
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T", bound=Object)
+
+SILENCE = 70.0
+"""Seconds without a byte after which a watch is dead."""
+
+PAGE = 500
+
+_INITIAL_END = "k8s.io/initial-events-end"
+
+
+class VeryShort(LbctlError):
+    """A watch that ended within a second without an event: the server does not mean it."""
+
+    reason = "very-short-watch"
+
+
+class Unsupported(LbctlError):
+    """The server does not know WatchList."""
+
+    reason = "no-watch-list"
+
+
+class Unfinished(LbctlError):
+    """A WatchList ended before it had sent what there is."""
+
+    reason = "unfinished-watch-list"
+
+
+class Backoff:
+    """0.8 s, doubling to 30 s, each stretched by chance up to twice its length; forgotten after 2 healthy minutes."""
+
+    FIRST, MOST, RESET = 0.8, 30.0, 120.0
+
+    def __init__(self, clock: Callable[[], float], chance: Callable[[], float]) -> None:
+        self._clock, self._chance = clock, chance
+        self._next = self.FIRST
+        self._last = clock()
+
+    def seconds(self) -> float:
+        """How long to wait this time."""
+        now = self._clock()
+        if now - self._last > self.RESET:
+            self._next = self.FIRST
+        self._last = now
+        base, self._next = self._next, min(self._next * 2, self.MOST)
+        return base * (1 + self._chance())
+
+
+class Reflector(Generic[T]):
+    """Fills one store with one sort of object.
+
+    synced    set as soon as the store has been filled once
+    bad       what could not be decoded: key → problem
+    failing   why the last attempt failed, empty while all is well
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        resource: Resource[T],
+        store: Store[T],
+        *,
+        watch_list: bool = True,
+        silence: float = SILENCE,
+        clock: Callable[[], float] = time.monotonic,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._client, self._resource, self._store, self._silence = client, resource, store, silence
+        self._clock, self._chance = clock, chance
+        self._path = resource.path()
+        self._decoder = objects.decoder(resource.type)
+        self._bare: msgspec.json.Decoder[Any] = msgspec.json.Decoder(objects.Bare)
+        self._events: msgspec.json.Decoder[WatchEvent] = msgspec.json.Decoder(WatchEvent)
+        self._backoff = Backoff(clock, chance)
+        self._watch_list = watch_list
+        self._version = ""
+        self._expired = False
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._stream: Stream | None = None
+        self._thread: threading.Thread | None = None
+        self.synced = threading.Event()
+        self.bad: dict[str, str] = {}
+        self.failing = ""
+
+    def start(self) -> None:
+        """Begin, on a thread of its own."""
+        self._thread = threading.Thread(target=self.run, name=f"reflector-{self._resource.plural}", daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """End at once, whatever it is waiting for. Safe to repeat."""
+        self._stop.set()
+        with self._lock:
+            if self._stream is not None:
+                self._stream.close()
+        if self._thread is not None:
+            self._thread.join(timeout)
+
+    @property
+    def alive(self) -> bool:
+        """Is the thread at work?"""
+        return self._thread is not None and self._thread.is_alive()
+
+    def run(self) -> None:
+        """Until `stop`: fill the store, then follow what changes."""
+        while not self._stop.is_set():
+            try:
+                self._fill()
+                while not self._stop.is_set():
+                    self._follow_patiently()
+            except LbctlError as why:
+                self._note_failure(why)
+                self._expired = isinstance(why, Gone) or _too_large(why)
+                self._wait(why)
+
+    # -- filling ------------------------------------------------------------------------------------------------
+
+    def _fill(self) -> None:
+        if self._watch_list:
+            try:
+                self._watch(self._initial_params())
+                return
+            except (Unsupported, Unfinished, ApiError) as why:
+                if isinstance(why, Throttled | Gone):
+                    raise
+                log.info("no WatchList: list instead", extra={"resource": self._resource.plural, "error": str(why)})
+                # Older servers reject the parameters, or ignore them.
+                self._watch_list = not (isinstance(why, Unsupported) or getattr(why, "status", 0) in (400, 422))
+        self._list()
+
+    def _initial_params(self) -> dict[str, str]:
+        version = "" if self._expired else self._version
+        return {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan", "resourceVersion": version}
+
+    def _list(self) -> None:
+        """One list into the store. From the watch cache, unless that has been found too old."""
+        if self._expired:
+            items, version, kept = self._pages(PAGE)
+        else:
+            items, version, kept = self._page({"resourceVersion": self._version or "0"})[:3]
+        self._replace(items, version, kept)
+
+    def _pages(self, limit: int) -> tuple[list[T], str, list[str]]:
+        """A consistent list in pages; when its token expires meanwhile, in one piece."""
+        items: list[T] = []
+        kept: list[str] = []
+        params = {"limit": str(limit)}
+        try:
+            while True:
+                page, version, bad, token = self._page(params)
+                items += page
+                kept += bad
+                if not token or self._stop.is_set():
+                    return items, version, kept
+                params = {"limit": str(limit), "continue": token}
+        except Gone:
+            return self._page({})[:3]
+
+    def _page(self, params: dict[str, str]) -> tuple[list[T], str, list[str], str]:
+        """(objects, resourceVersion, keys of what cannot be decoded, token of the next page)."""
+        envelope = self._envelope(self._client.get(self._path, params))
+        items: list[T] = []
+        bad: list[str] = []
+        for raw in envelope.items or ():
+            item = self._decode(raw)
+            bad.append(item.key) if isinstance(item, Undecodable) else items.append(item)
+        return items, envelope.metadata.resource_version, bad, envelope.metadata.continue_
+
+    def _envelope(self, body: bytes) -> ListEnvelope:
+        try:
+            return msgspec.json.decode(body, type=ListEnvelope)
+        except msgspec.DecodeError as why:
+            raise LbctlError(f"the API server's list cannot be decoded: {why}", reason="bad-list") from why
+
+    def _replace(self, items: list[T], version: str, kept: list[str]) -> None:
+        self._store.replace(items, version, keep=kept)
+        self._version, self._expired = version, False
+        self.synced.set()
+
+    # -- following ----------------------------------------------------------------------------------------------
+
+    def _follow_patiently(self) -> None:
+        """One watch from the last version. Where no connection can be had, wait and leave the list as it is."""
+        try:
+            self._watch({"resourceVersion": self._version})
+        except (Unavailable, Throttled) as why:
+            self._note_failure(why)
+            self._wait(why)
+
+    def _watch(self, params: dict[str, str]) -> None:
+        """Open a watch and follow it until it ends, breaks off, or is silent for too long."""
+        minutes = str(int(300 + 300 * self._chance()))
+        asked = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": minutes, **params}
+        stream = self._open(asked)
+        started, seen = self._clock(), 0
+        filling = _Filling[T]() if "sendInitialEvents" in params else None
+        try:
+            for line in stream:
+                seen += 1
+                filling = self._heard(line, filling)
+                if self._stop.is_set():
+                    return
+        except Unavailable as why:
+            log.info("a watch broke off", extra={"resource": self._resource.plural, "error": str(why)})
+        finally:
+            stream.close()
+        if self._stop.is_set():
+            return
+        if filling is not None:
+            raise Unfinished("the watch ended before it had sent what there is")
+        if not seen and self._clock() - started < 1.0:
+            raise VeryShort("the watch ended within a second without an event")
+
+    def _open(self, params: dict[str, str]) -> Stream:
+        stream = self._client.stream(self._path, params, self._silence)
+        self._note_success()
+        with self._lock:
+            self._stream = stream
+            if self._stop.is_set():
+                stream.close()
+        return stream
+
+    def _heard(self, line: bytes, filling: "_Filling[T] | None") -> "_Filling[T] | None":
+        """Take one line of a watch in. The collection of initial events, until they are complete."""
+        try:
+            event = self._events.decode(line)
+        except msgspec.DecodeError as why:
+            raise LbctlError(f"the watch sent what is no event: {why}", reason="bad-watch-event") from why
+        if event.type == "ERROR":
+            raise _told(event.object)
+        if event.type == "BOOKMARK":
+            return self._bookmark(event.object, filling)
+        item = self._decode(event.object)
+        if filling is not None:
+            filling.take(item, deleted=event.type == "DELETED")
+            return filling
+        self._apply(event, item)
+        return None
+
+    def _bookmark(self, raw: msgspec.Raw, filling: "_Filling[T] | None") -> "_Filling[T] | None":
+        metadata = self._bare.decode(raw).metadata
+        version = str(metadata.get("resourceVersion", ""))
+        if filling is not None:
+            if (metadata.get("annotations") or {}).get(_INITIAL_END) != "true":
+                raise Unsupported("a bookmark without the end of the initial events: the server ignores the question")
+            self._replace(list(filling.items.values()), version, list(filling.bad))
+        self._advance(version)
+        return None
+
+    def _apply(self, event: WatchEvent, item: T | Undecodable) -> None:
+        if isinstance(item, Undecodable):
+            # Its version is still progress: a watch from before it would stumble over it again.
+            self._advance(str(self._bare.decode(event.object).metadata.get("resourceVersion", "")))
+            if event.type == "DELETED":
+                self._store.remove(item.key)
+            return
+        if event.type == "DELETED":
+            self._store.remove(objects.key(item), item.metadata.resource_version)
+        else:
+            self._store.put(item)
+        self._advance(item.metadata.resource_version)
+
+    def _advance(self, version: str) -> None:
+        if version:
+            self._version = self._store.version = version
+
+    # -- what went wrong ----------------------------------------------------------------------------------------
+
+    def _decode(self, raw: msgspec.Raw) -> T | Undecodable:
+        item = objects.decode(raw, self._decoder)
+        if isinstance(item, Undecodable):
+            if self.bad.get(item.key) != item.problem:
+                fields = {"resource": self._resource.plural, "object": item.key, "error": item.problem}
+                log.warning("an object cannot be decoded: it is left as it was last known", extra=fields)
+            self.bad[item.key] = item.problem
+        else:
+            self.bad.pop(objects.key(item), None)
+        return item
+
+    def _note_failure(self, why: LbctlError) -> None:
+        if str(why) != self.failing:
+            log.warning("cannot follow", extra={"resource": self._resource.plural, "error": str(why)})
+        self.failing = str(why)
+
+    def _note_success(self) -> None:
+        self.failing = ""
+
+    def _wait(self, why: LbctlError) -> None:
+        asked = why.retry_after if isinstance(why, ApiError) and why.retry_after else 0.0
+        self._stop.wait(max(self._backoff.seconds(), asked))
+
+
+class _Filling(Generic[T]):
+    """The initial events of a WatchList, until they are complete."""
+
+    def __init__(self) -> None:
+        self.items: dict[str, T] = {}
+        self.bad: set[str] = set()
+
+    def take(self, item: T | Undecodable, *, deleted: bool) -> None:
+        if isinstance(item, Undecodable):
+            self.items.pop(item.key, None)
+            self.bad.add(item.key)
+        elif deleted:
+            self.items.pop(objects.key(item), None)
+        else:
+            self.items[objects.key(item)] = item
+
+
+def _told(raw: msgspec.Raw) -> ApiError:
+    """The Status in an ERROR event, as the error that it would be as an answer."""
+    status = msgspec.json.decode(raw, type=Status)
+    return error(status.code, bytes(raw))
+
+
+def _too_large(why: LbctlError) -> bool:
+    """Is the server behind the version that we asked for? (Restored, or another member of it.)"""
+    return isinstance(why, ApiError) and "Too large resource version" in why.message
