@@ -60,7 +60,7 @@ class Claims:
     """The finalizers of one provider's stack. `create=False` makes no new ones but honours those that exist."""
 
     name = "claims"
-    kinds = (Kind(KIND),)
+    kinds: tuple[Kind, ...] = (Kind(KIND),)
     claims = True
 
     def __init__(

@@ -112,7 +112,7 @@ class Statuses:
     """
 
     name = "status"
-    kinds = (Kind(KIND),)
+    kinds: tuple[Kind, ...] = (Kind(KIND),)
     claims = False
 
     def __init__(

@@ -1,0 +1,327 @@
+"""Puts the parts together: a cluster that is watched, a desk per provider, a lease, and an orderly end.
+
+`lbctl run` and the demo call `Daemon.run`; one-shots use `Cluster` and `reconciler` alone. Nothing is decided here: it
+is the one place that knows which part is given to which.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+
+import msgspec
+
+from lbctl.controller import USUAL, Controller, Listener, Timing
+from lbctl.errors import SettingsError, Unavailable
+from lbctl.kube import objects
+from lbctl.kube.claims import Claims
+from lbctl.kube.client import Client
+from lbctl.kube.events import Recorder
+from lbctl.kube.lease import Elector
+from lbctl.kube.reflector import Reflector
+from lbctl.kube.source import Stores, StoreSource
+from lbctl.kube.source import stores as empty_stores
+from lbctl.kube.status import Statuses
+from lbctl.model import LoadBalancer, Node, Owner, Ref
+from lbctl.plan import Change, Kind
+from lbctl.policy import Policy
+from lbctl.provider import Desired, Harness, Observation, Plugin, Provider, Scope
+from lbctl.reconcile import Reconciler
+from lbctl.stack import Stack
+from lbctl.story import Event
+from lbctl.wanted import Wanted
+
+log = logging.getLogger(__name__)
+
+REMAKE = 30.0
+"""Seconds between two tries to make a provider that lacks a setting."""
+
+
+def utcnow() -> datetime:
+    """The wall clock."""
+    return datetime.now(UTC)
+
+
+class Cluster:
+    """One Kubernetes cluster: who speaks to it, and what is known of it."""
+
+    def __init__(self, client: Client, stores: Stores | None = None) -> None:
+        self.client = client
+        self.stores = stores or empty_stores()
+        self._reflectors: tuple[Reflector[objects.Service] | Reflector[objects.Node] | Reflector[objects.EndpointSlice]
+                                | Reflector[objects.Namespace], ...] = ()
+
+    def watch(self, timeout: float = 60.0) -> None:
+        """Fill the stores and keep them up to date. Raises `Unavailable` if that takes more than `timeout` seconds."""
+        stores = self.stores
+        self._reflectors = (
+            Reflector(self.client, objects.NODES, stores.nodes),
+            Reflector(self.client, objects.SLICES, stores.slices),
+            Reflector(self.client, objects.NAMESPACES, stores.namespaces),
+            Reflector(self.client, objects.SERVICES, stores.services),
+        )
+        for reflector in self._reflectors:
+            reflector.start()
+        until = time.monotonic() + timeout
+        for reflector in self._reflectors:
+            if not reflector.synced.wait(max(0.0, until - time.monotonic())):
+                self.stop()
+                why = reflector.failing or "no answer"
+                raise Unavailable(f"the Kubernetes API at {self.client.server} could not be read: {why}")
+
+    def stop(self) -> None:
+        """Stop watching."""
+        for reflector in self._reflectors:
+            reflector.stop()
+
+    @property
+    def synced(self) -> bool:
+        return bool(self._reflectors) and all(reflector.synced.is_set() for reflector in self._reflectors)
+
+    def identity(self) -> str:
+        """The cluster's id where none is configured: the UID of its kube-system namespace."""
+        raw = self.client.get(objects.NAMESPACES.path(name="kube-system"))
+        return msgspec.json.decode(raw, type=objects.Namespace).metadata.uid
+
+
+class Options(msgspec.Struct, frozen=True):
+    """What the administrator decided, beyond the providers' own settings."""
+
+    default_provider: str | None = None
+    claims: bool = True
+    policy: Policy = Policy()
+    timing: Timing = USUAL
+    workers: int = 16
+
+
+def make_provider(plugin: Plugin, harness: Harness, nodes: Sequence[Node]) -> Provider:
+    """The provider, with what the nodes say where nobody said it. Raises `SettingsError` with the way out."""
+    settings = {setting.name: setting.default for setting in plugin.settings if setting.default}
+    given = {name: value for name, value in harness.settings.items() if value}
+    complete = {**settings, **plugin.discover(nodes), **given}
+    try:
+        return plugin.make(msgspec.structs.replace(harness, settings=complete))
+    except ImportError as error:
+        hint = f"pip install 'lbctl[{plugin.extra}]'" if plugin.extra else "install its distribution"
+        raise SettingsError(
+            f"the provider {plugin.name} needs the module {error.name}, which is not installed: {hint}",
+            reason="provider-missing",
+        ) from error
+
+
+def reconciler(
+    provider: Provider,
+    cluster: Cluster,
+    source: StoreSource,
+    options: Options,
+    *,
+    landed: Callable[..., None] = lambda _result: None,
+    stepped: Callable[[Change], None] = lambda _change: None,
+    may_write: Callable[[], bool] = lambda: True,
+    wrap: Callable[[Provider], Provider] = lambda provider: provider,
+) -> Reconciler:
+    """One provider between its claim and its status, ready to plan."""
+    name, default = provider.name, options.default_provider
+    claims = Claims(cluster.client, cluster.stores.services, name, options.claims, default_provider=default)
+    status = Statuses(
+        cluster.client, cluster.stores.services, name, default_provider=default, guard=not provider.claims
+    )
+    stack = Stack(wrap(provider), claims if provider.claims else None, status)
+    return Reconciler(
+        stack,
+        Wanted(provider.shares),
+        options.policy,
+        now=utcnow,
+        labels=source.labels,
+        landed=landed,
+        stepped=stepped,
+        may_write=may_write,
+        workers=options.workers,
+    )
+
+
+class Unconfigured:
+    """Stands in for a provider that lacks a setting: everybody who waits for it hears why, and nothing is touched."""
+
+    kinds: tuple[Kind, ...] = ()
+    claims = False
+
+    def __init__(self, name: str, error: SettingsError) -> None:
+        self.name, self._error = name, error
+
+    def observe(self, scope: Scope) -> Observation:
+        raise self._error
+
+    def desired(self, load_balancers: Sequence[LoadBalancer], seen: Observation) -> Desired:
+        return Desired()
+
+    def shares(self, load_balancer: LoadBalancer) -> tuple[()]:
+        return ()
+
+    def addresses(self, load_balancer: LoadBalancer) -> tuple[Ref, ...]:
+        return ()
+
+    def apply(self, changes: Sequence[Change]) -> Sequence[Exception]:
+        return [self._error] * len(changes)
+
+
+class Desk:
+    """One provider at work: its controller, made anew for as long as the provider lacks a setting."""
+
+    def __init__(
+        self,
+        plugin: Plugin,
+        harness: Harness,
+        cluster: Cluster,
+        options: Options,
+        *,
+        recorder: Recorder,
+        listener: Listener | None = None,
+        stepped: Callable[[Change], None] = lambda _change: None,
+        may_write: Callable[[], bool] = lambda: True,
+        wrap: Callable[[Provider], Provider] = lambda provider: provider,
+    ) -> None:
+        self.name = plugin.name
+        self._plugin, self._harness, self._cluster, self._options = plugin, harness, cluster, options
+        self._recorder, self._listener, self._stepped = recorder, listener, stepped
+        self._may_write, self._wrap = may_write, wrap
+        self._source = StoreSource(
+            cluster.stores, provider=plugin.name, default_provider=options.default_provider
+        )
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"desk-{plugin.name}", daemon=True)
+        self.controller: Controller | None = None
+        self.problem: SettingsError | None = None
+        self.finished = True
+
+    def start(self) -> None:
+        """Begin to work. The cluster's stores must be filled."""
+        self._source.connect(self._mark, self._mark_all)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Begin to end: no new pass, and what is in flight gets its time."""
+        self._stopped.set()
+        if self.controller is not None:
+            self.controller.stop()
+
+    def join(self) -> bool:
+        """Wait for the end. False if something was left in flight."""
+        self._thread.join()
+        return self.finished
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            provider = self._make()
+            self.controller = controller = self._controller(provider)
+            if self.problem is not None:
+                alarm = threading.Timer(REMAKE, controller.stop)
+                alarm.daemon = True
+                alarm.start()
+            if self._stopped.is_set():
+                controller.stop()
+            self.finished = controller.run()
+
+    def _make(self) -> Provider:
+        try:
+            self.problem = None
+            return make_provider(self._plugin, self._harness, self._source.nodes())
+        except SettingsError as error:
+            self.problem = error
+            log.error("a provider is not configured", extra={"provider": self.name, "error": str(error)})
+            return Unconfigured(self.name, error)
+
+    def _controller(self, provider: Provider) -> Controller:
+        path = reconciler(
+            provider,
+            self._cluster,
+            self._source,
+            self._options,
+            landed=lambda result: controller.landed(result),
+            stepped=self._stepped,
+            may_write=self._may_write,
+            wrap=self._wrap,
+        )
+        controller = Controller(
+            path, self._source, tell=self._tell, listener=self._listener, timing=self._options.timing
+        )
+        return controller
+
+    def _tell(self, event: Event) -> None:
+        service = self._cluster.stores.services.get(event.owner)
+        uid = service.metadata.uid if service else ""
+        self._recorder.emit(event.owner, uid, event.type, event.reason, event.message)
+
+    def _mark(self, owner: Owner) -> None:
+        if self.controller is not None:
+            self.controller.mark(owner)
+
+    def _mark_all(self) -> None:
+        if self.controller is not None:
+            self.controller.mark_all()
+
+
+class Daemon:
+    """The whole controller. `run` returns when stopped (True) or when the lease was lost (False: end the process)."""
+
+    def __init__(self, cluster: Cluster, recorder: Recorder, elector: Elector | None = None) -> None:
+        self.cluster, self._recorder, self._elector = cluster, recorder, elector
+        self.desks: list[Desk] = []
+        self._ended = threading.Event()
+        self._lost = False
+
+    def may_write(self) -> bool:
+        """Asked before every write."""
+        return self._elector is None or self._elector.may_write()
+
+    def lose(self) -> None:
+        """The lease went to somebody else: nothing is finished, nothing is given back."""
+        self._lost = True
+        self._ended.set()
+
+    def stop(self) -> None:
+        """End in good order (SIGTERM)."""
+        self._ended.set()
+
+    def ready(self) -> Mapping[str, bool]:
+        """What /readyz says: caches filled. A follower is ready, too; an outage of a cloud makes nobody unready."""
+        return {"caches": self.cluster.synced}
+
+    def healthy(self) -> Mapping[str, bool]:
+        """What /livez says. Never whether a cloud answers."""
+        return {"lease": self._elector is None or self._elector.healthy()}
+
+    def run(self) -> bool:
+        """Watch, wait for the lease, work, and end: controllers first, the lease last."""
+        try:
+            self.cluster.watch()
+            self._recorder.start()
+            if self._await_lease():
+                for desk in self.desks:
+                    desk.start()
+                self._ended.wait()
+        finally:
+            self._end()
+        return not self._lost
+
+    def _await_lease(self) -> bool:
+        if self._elector is None:
+            return not self._ended.is_set()
+        self._elector.start()
+        while not self._ended.is_set():
+            if self._elector.leading.wait(0.2):
+                return True
+        return False
+
+    def _end(self) -> None:
+        for desk in self.desks:
+            desk.stop()
+        if not self._lost:
+            left = [desk.name for desk in self.desks if desk.controller is not None and not desk.join()]
+            if left:
+                log.warning("ended with changes in flight", extra={"providers": ",".join(left)})
+        self.cluster.stop()
+        self._recorder.stop()
+        if self._elector is not None:
+            self._elector.stop(release=not self._lost)
