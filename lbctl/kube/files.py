@@ -98,7 +98,7 @@ class _Reading:
         self.problems: list[Problem] = []
 
     def file(self, name: str, text: bytes) -> None:
-        """One file: all its documents. The first that is no YAML ends it, for nobody knows where the next begins."""
+        """One file: all its documents, or a problem: of a file that is no YAML nothing is used."""
         try:
             for line, document in _documents(text):
                 self._item(f"{name}:{line}", document)
@@ -126,7 +126,8 @@ class _Reading:
         try:
             item = objects.slim(msgspec.convert(document, wanted, strict=True))
         except msgspec.ValidationError as error:
-            self._problem(where, f"malformed-{kind.lower()}", f"{kind} {_name(document)}: {error}")
+            message = f"{kind} {_name(document)}: {error}; `kubectl explain {kind.lower()}` shows what belongs there"
+            self._problem(where, f"malformed-{kind.lower()}", message)
             return
         if isinstance(item, Service) and item.spec.type != "LoadBalancer":
             self.skipped[f"Service of type {item.spec.type}"] += 1

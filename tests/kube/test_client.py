@@ -1,0 +1,132 @@
+"""The one place that speaks HTTP."""
+
+import threading
+
+import pytest
+
+from lbctl import __version__
+from lbctl.errors import SettingsError, Unavailable
+from lbctl.kube.client import MERGE, ApiError, Client, Conflict, Forbidden, Gone, NotFound, Throttled
+
+
+def test_bytes_come_back_as_they_are(api, client):
+    api.plan(api.json({"a": 1}))
+    assert client.get("/api/v1/services", {"limit": "5"}) == b'{"a": 1}'
+    assert api.asked[0]["params"] == {"limit": "5"}
+
+
+def test_it_says_who_it_is_and_carries_the_credentials(api, client):
+    api.plan(api.json({}))
+    client.get("/api")
+    assert api.asked[0]["headers"]["User-Agent"] == f"lbctl/{__version__} (test)"
+    assert api.asked[0]["headers"]["authorization"] == "Bearer made-up"
+
+
+def test_a_body_goes_out_with_its_content_type(api, client):
+    api.plan(api.json({}))
+    client.request("PATCH", "/x", {"a": [1]}, MERGE)
+    assert api.asked[0]["body"] == {"a": [1]}
+    assert api.asked[0]["headers"]["Content-Type"] == MERGE
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(404, NotFound), (409, Conflict), (410, Gone), (403, Forbidden), (429, Throttled), (500, ApiError)],
+)
+def test_every_refusal_has_its_own_error(api, client, status, kind):
+    api.plan(api.error(status, "Because", "it is so", Retry_After="7"))
+    with pytest.raises(kind) as caught:
+        client.get("/x")
+    assert (caught.value.status, caught.value.reason, str(caught.value)) == (status, "Because", "it is so")
+    assert caught.value.retry_after == 7
+
+
+def test_an_error_that_is_not_json_is_still_an_error(api, client):
+    def bad_gateway(handler):
+        handler.send_response(502)
+        handler.send_header("Content-Length", "4")
+        handler.end_headers()
+        handler.wfile.write(b"oops")
+
+    api.plan(bad_gateway)
+    with pytest.raises(ApiError, match="oops"):
+        client.get("/x")
+
+
+def test_no_answer_is_unavailable(api, client):
+    api.plan(api.hang_up())
+    with pytest.raises(Unavailable, match="no answer from the API server"):
+        client.get("/x")
+
+
+def test_a_write_is_sent_once_even_when_the_connection_breaks(api, client):
+    api.plan(api.hang_up())
+    with pytest.raises(Unavailable):
+        client.request("POST", "/x", {})
+    assert len(api.asked) == 1
+
+
+def test_a_watch_gives_whole_lines(api, client):
+    api.plan(api.watch({"type": "ADDED", "object": {"n": "x" * 100_000}}, {"type": "BOOKMARK"}, hold=False))
+    lines = list(client.stream("/x", {"watch": "true"}, 5.0))
+    assert [len(line) > 100_000 for line in lines] == [True, False]
+
+
+def test_a_watch_can_be_closed_from_another_thread(api, client):
+    api.plan(api.watch())
+    stream = client.stream("/x", {}, 30.0)
+    threading.Timer(0.1, stream.close).start()
+    assert list(stream) == []
+
+
+def test_a_silent_watch_is_dead(api, client):
+    api.plan(api.watch())
+    with pytest.raises(Unavailable, match="broke off"):
+        list(client.stream("/x", {}, 0.2))
+
+
+def test_a_refused_watch_raises_when_it_is_opened(api, client):
+    api.plan(api.error(410, "Expired", "too old"))
+    with pytest.raises(Gone):
+        client.stream("/x", {}, 5.0)
+
+
+def test_calls_are_told_before_and_after(api, tmp_path, client):
+    seen = []
+    watched = Client(client._api, observe=seen.append)
+    api.plan(api.json({}), api.error(404), api.hang_up())
+    watched.get("/x")
+    with pytest.raises(NotFound):
+        watched.get("/x")
+    with pytest.raises(Unavailable):
+        watched.get("/x")
+    assert [(c.operation, c.code) for c in seen] == [
+        ("get", None), ("get", "ok"), ("get", None), ("get", "404"), ("get", None), ("get", "no-answer"),
+    ]  # fmt: skip
+
+
+def test_a_missing_kubeconfig_names_the_ways_out(tmp_path):
+    with pytest.raises(SettingsError, match=r"--kubeconfig FILE or set KUBECONFIG.*inside a cluster.*lbctl sandbox"):
+        Client.from_config(str(tmp_path / "none"))
+
+
+def test_a_broken_kubeconfig_is_named(tmp_path):
+    path = tmp_path / "config"
+    path.write_text("clusters: [}")
+    with pytest.raises(SettingsError, match=str(path)):
+        Client.from_config(str(path))
+
+
+def test_without_any_configuration_it_says_so(tmp_path):
+    with pytest.raises(SettingsError, match="no Kubernetes cluster is configured"):
+        Client.from_config(environ={"KUBECONFIG": str(tmp_path / "none")})
+
+
+def test_many_threads_share_one_client(api, client):
+    api.plan(*[api.json({"n": 1}) for _ in range(40)])
+    threads = [threading.Thread(target=lambda: [client.get("/x") for _ in range(5)]) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(api.asked) == 40
