@@ -203,6 +203,8 @@ class Statuses:
         said[SERVING] = _serving(lb, nodes, notes) if lb is not None else None
         if keeps:
             said[SERVING] = _kept_serving(current, said[SERVING])
+        if ready[1] == read.SERVED_ELSEWHERE:
+            said = {READY: ready}
         ingress = current.ingress if keeps else tuple(map(_entry, outcome.addresses.get(owner, ())))
         wanted = {kind: value for kind, value in said.items() if value is not None}
         return _resource(owner, Current(ingress, wanted, current.version), "says where the Service is reached")
