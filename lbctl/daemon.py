@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from lbctl import plugins
 from lbctl.controller import USUAL, Controller, Listener, Timing
 from lbctl.errors import SettingsError, Unavailable
 from lbctl.kube import objects
@@ -23,10 +24,10 @@ from lbctl.kube.reflector import Reflector
 from lbctl.kube.source import Stores, StoreSource
 from lbctl.kube.source import stores as empty_stores
 from lbctl.kube.status import Statuses
-from lbctl.model import LoadBalancer, Node, Owner, Ref
-from lbctl.plan import Change, Kind
+from lbctl.model import Node, Owner, Resource
+from lbctl.plan import Change
 from lbctl.policy import Policy
-from lbctl.provider import Desired, Harness, Observation, Plugin, Provider, Scope
+from lbctl.provider import Harness, Plugin, Provider, Scope
 from lbctl.reconcile import Reconciler
 from lbctl.stack import Stack
 from lbctl.story import Event
@@ -100,14 +101,7 @@ def make_provider(plugin: Plugin, harness: Harness, nodes: Sequence[Node]) -> Pr
     settings = {setting.name: setting.default for setting in plugin.settings if setting.default}
     given = {name: value for name, value in harness.settings.items() if value}
     complete = {**settings, **plugin.discover(nodes), **given}
-    try:
-        return plugin.make(msgspec.structs.replace(harness, settings=complete))
-    except ImportError as error:
-        hint = f"pip install 'lbctl[{plugin.extra}]'" if plugin.extra else "install its distribution"
-        raise SettingsError(
-            f"the provider {plugin.name} needs the module {error.name}, which is not installed: {hint}",
-            reason="provider-missing",
-        ) from error
+    return plugins.provider(plugin, msgspec.structs.replace(harness, settings=complete))
 
 
 def reconciler(
@@ -141,31 +135,6 @@ def reconciler(
     )
 
 
-class Unconfigured:
-    """Stands in for a provider that lacks a setting: everybody who waits for it hears why, and nothing is touched."""
-
-    kinds: tuple[Kind, ...] = ()
-    claims = False
-
-    def __init__(self, name: str, error: SettingsError) -> None:
-        self.name, self._error = name, error
-
-    def observe(self, scope: Scope) -> Observation:
-        raise self._error
-
-    def desired(self, load_balancers: Sequence[LoadBalancer], seen: Observation) -> Desired:
-        return Desired()
-
-    def shares(self, load_balancer: LoadBalancer) -> tuple[()]:
-        return ()
-
-    def addresses(self, load_balancer: LoadBalancer) -> tuple[Ref, ...]:
-        return ()
-
-    def apply(self, changes: Sequence[Change]) -> Sequence[Exception]:
-        return [self._error] * len(changes)
-
-
 class Desk:
     """One provider at work: its controller, made anew for as long as the provider lacks a setting."""
 
@@ -194,6 +163,8 @@ class Desk:
         self.controller: Controller | None = None
         self.problem: SettingsError | None = None
         self.finished = True
+        self.repairs = 0
+        """How often a drift was repaired."""
 
     def start(self) -> None:
         """Begin to work. The cluster's stores must be filled."""
@@ -210,6 +181,26 @@ class Desk:
         """Wait for the end. False if something was left in flight."""
         self._thread.join()
         return self.finished
+
+    def audit(self) -> None:
+        """Look at everything afresh as soon as possible."""
+        if self.controller is not None:
+            self.controller.audit()
+
+    def at_rest(self) -> bool:
+        """Has it looked at everything once, and is there nothing to do right now?"""
+        return self.controller is not None and self.controller.passed.is_set() and self.controller.idle()
+
+    def nodes(self) -> tuple[Node, ...]:
+        """The nodes that traffic is sent to."""
+        return self._source.nodes()
+
+    def resources(self) -> tuple[Resource, ...]:
+        """What the provider holds for us, as last known."""
+        if self.controller is None:
+            return ()
+        scope = Scope(at=utcnow(), fresh=False)
+        return self.controller.reconciler.stack.provider.observe(scope).resources
 
     def _run(self) -> None:
         while not self._stopped.is_set():
@@ -230,7 +221,7 @@ class Desk:
         except SettingsError as error:
             self.problem = error
             log.error("a provider is not configured", extra={"provider": self.name, "error": str(error)})
-            return Unconfigured(self.name, error)
+            return plugins.Unconfigured(self.name, error)
 
     def _controller(self, provider: Provider) -> Controller:
         path = reconciler(
@@ -249,6 +240,7 @@ class Desk:
         return controller
 
     def _tell(self, event: Event) -> None:
+        self.repairs += event.reason == "DriftCorrected"
         service = self._cluster.stores.services.get(event.owner)
         uid = service.metadata.uid if service else ""
         self._recorder.emit(event.owner, uid, event.type, event.reason, event.message)
