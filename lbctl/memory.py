@@ -224,9 +224,7 @@ class MemoryProvider:
         refused = {lb.owner: no for lb in load_balancers if (no := refusal(lb))}
         own = [part for lb in load_balancers if lb.owner not in refused for part in self._parts(lb)]
         drains = self._drains({part.key: part for part in own}, seen)
-        staying = [r for r in seen.resources if r.owner in refused or r.key in drains]
-        needed = {*seen.scope.shares, *(r.fields["protocol"] for r in staying if r.kind == "listener")}
-        rules = [self._rule(str(protocol)) for protocol in needed]
+        rules = [self._rule(str(protocol)) for protocol in seen.scope.shares]
         return Desired(resources=(*rules, *own), refused=tuple(refused.values()), drains=drains)
 
     def shares(self, load_balancer: LoadBalancer) -> Iterable[Hashable]:
