@@ -1,7 +1,8 @@
 """The values that everything else is said in: owners, ports, nodes, load balancers, resources, references.  PURE.
 
 `kube/read.py` makes `LoadBalancer` values out of Services; a provider's `resources.py` makes `Resource` values out of
-those. All of them are frozen: what a plan was made from cannot change while it is carried out.
+those. All of them are frozen: what a plan was made from cannot change while it is carried out. None can hold itself,
+so the garbage collector need not look at them (`gc=False`): with 10,000 Services that is half of its work.
 """
 
 from collections.abc import Iterator, Mapping
@@ -29,7 +30,7 @@ READY, SERVING, DEGRADED = "lbctl.io/Ready", "lbctl.io/Serving", "lbctl.io/Degra
 """The condition types that lbctl writes on a Service."""
 
 
-class Port(msgspec.Struct, frozen=True):
+class Port(msgspec.Struct, frozen=True, gc=False):
     """One port of a Service. `node_port` is 0 where none is allocated; None where it is known only after apply."""
 
     port: int
@@ -43,7 +44,7 @@ class Port(msgspec.Struct, frozen=True):
         return f"{self.port}/{self.protocol}"
 
 
-class Node(msgspec.Struct, frozen=True):
+class Node(msgspec.Struct, frozen=True, gc=False):
     """One eligible node (KEP-3458's rules are applied before: see `kube/read.py`)."""
 
     name: str
@@ -53,14 +54,14 @@ class Node(msgspec.Struct, frozen=True):
     ready: bool = True
 
 
-class Endpoints(msgspec.Struct, frozen=True):
+class Endpoints(msgspec.Struct, frozen=True, gc=False):
     """What stands behind a Service, summed over its EndpointSlices. None in `LoadBalancer.endpoints` means unknown."""
 
     ready: int = 0
     nodes: frozenset[str] = frozenset()
 
 
-class Ingress(msgspec.Struct, frozen=True, omit_defaults=True):
+class Ingress(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One entry of `status.loadBalancer.ingress`: an `ip` (with its `ip_mode`) or a `hostname`."""
 
     ip: str = ""
@@ -68,7 +69,7 @@ class Ingress(msgspec.Struct, frozen=True, omit_defaults=True):
     ip_mode: str = ""
 
 
-class LoadBalancer(msgspec.Struct, frozen=True):
+class LoadBalancer(msgspec.Struct, frozen=True, gc=False):
     """What one Service asks for, in no cloud's words.
 
     `nodes` is one tuple shared by all load balancers. `scheme` is None where nobody said. `source_ranges` is empty
@@ -106,7 +107,7 @@ class LoadBalancer(msgspec.Struct, frozen=True):
         return self.owner.partition("/")[2]
 
 
-class Ref(msgspec.Struct, frozen=True, tag=True):
+class Ref(msgspec.Struct, frozen=True, gc=False, tag=True):
     """An output of another resource, filled in as soon as that exists: a load balancer's DNS name, a group's id."""
 
     kind: str
@@ -118,7 +119,7 @@ class Ref(msgspec.Struct, frozen=True, tag=True):
         return (self.kind, self.name)
 
 
-class Resource(msgspec.Struct, frozen=True):
+class Resource(msgspec.Struct, frozen=True, gc=False):
     """One thing that a provider makes.
 
     `fields` are what desired says and observe reads back, in one normal form (str, int, bool, None, tuple, dict;
@@ -140,7 +141,7 @@ class Resource(msgspec.Struct, frozen=True):
         return (self.kind, self.name)
 
 
-class Refusal(msgspec.Struct, frozen=True):
+class Refusal(msgspec.Struct, frozen=True, gc=False):
     """A Service that cannot be served as it asks. It keeps what it has. `message` says the way out."""
 
     owner: Owner
@@ -148,7 +149,7 @@ class Refusal(msgspec.Struct, frozen=True):
     message: str
 
 
-class Note(msgspec.Struct, frozen=True):
+class Note(msgspec.Struct, frozen=True, gc=False):
     """Something that a served Service's user should know: becomes a condition of the type `condition`."""
 
     owner: Owner

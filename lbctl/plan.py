@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Action = Literal["create", "update", "delete"]
 
 
-class Kind(msgspec.Struct, frozen=True):
+class Kind(msgspec.Struct, frozen=True, gc=False):
     """What lbctl must know of a sort of resource to order and replace it.
 
     after       kinds that must exist before it (and outlive it)
@@ -33,7 +33,7 @@ class Kind(msgspec.Struct, frozen=True):
     document: str | None = None
 
 
-class FieldDiff(msgspec.Struct, frozen=True):
+class FieldDiff(msgspec.Struct, frozen=True, gc=False):
     """One field that differs. A `Ref` in `after` is known only after apply."""
 
     field: str
@@ -41,7 +41,7 @@ class FieldDiff(msgspec.Struct, frozen=True):
     after: Any
 
 
-class Change(msgspec.Struct, frozen=True):
+class Change(msgspec.Struct, frozen=True, gc=False):
     """One step. `before` is None for a create, `after` for a delete.
 
     `outage` says that the old must go before the new can come. `not_before` is set where it waits for a time (a drain):
@@ -54,7 +54,7 @@ class Change(msgspec.Struct, frozen=True):
     owner: Owner
     before: Resource | None = None
     after: Resource | None = None
-    diffs: tuple[FieldDiff, ...] = ()
+    updates: tuple[FieldDiff, ...] = ()
     because: str = ""
     outage: bool = False
     not_before: datetime | None = None
@@ -62,6 +62,13 @@ class Change(msgspec.Struct, frozen=True):
     @property
     def key(self) -> Key:
         return (self.kind, self.name)
+
+    @property
+    def diffs(self) -> tuple[FieldDiff, ...]:
+        """What differs, field by field; of a create, everything."""
+        if self.action == "create" and self.after is not None:
+            return tuple(FieldDiff(field, None, value) for field, value in self.after.fields.items())
+        return self.updates
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -234,8 +241,7 @@ def _by_time(
 
 
 def _create(want: Resource, *, outage: bool = False) -> Change:
-    diffs = tuple(FieldDiff(field, None, value) for field, value in want.fields.items())
-    return Change("create", want.kind, want.name, want.owner, None, want, diffs, want.because, outage)
+    return Change("create", want.kind, want.name, want.owner, None, want, (), want.because, outage)
 
 
 def _delete(old: Resource, *, outage: bool = False) -> Change:
