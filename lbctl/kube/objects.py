@@ -4,8 +4,9 @@
 kept: 10,000 Services cost about 20 MiB. Every object is decoded by itself, so one that does not fit blocks no other.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from datetime import datetime
+from functools import lru_cache
 from sys import intern
 from typing import Any, Generic, Protocol, TypeVar, cast
 
@@ -241,6 +242,7 @@ class Bare(msgspec.Struct, frozen=True):
 
 
 T = TypeVar("T", bound=Object)
+H = TypeVar("H", bound=Hashable)
 
 
 class Undecodable(msgspec.Struct, frozen=True):
@@ -306,6 +308,8 @@ def slim(item: T) -> T:
     """The same object with less memory: kubectl's copy of the manifest dropped, frequent strings shared."""
     if isinstance(item, EndpointSlice):
         return cast("T", _slim_slice(item))
+    if isinstance(item, Service) and item.spec.type != "LoadBalancer":
+        return cast("T", _slim_other(item))
     metadata = item.metadata
     annotations = {k: v for k, v in (metadata.annotations or {}).items() if k != LAST_APPLIED}
     lean = msgspec.structs.replace(
@@ -313,9 +317,68 @@ def slim(item: T) -> T:
         namespace=intern(metadata.namespace),
         labels=_share(metadata.labels),
         annotations=annotations or None,
-        finalizers=metadata.finalizers and tuple(map(intern, metadata.finalizers)),
+        finalizers=_same(metadata.finalizers),
     )
+    if isinstance(item, Service):
+        return cast("T", Service(lean, _lean_spec(item.spec), _lean_status(item.status)))
     return cast("T", msgspec.structs.replace(cast("Any", item), metadata=lean))
+
+
+@lru_cache(4096, typed=True)
+def _same(value: H) -> H:
+    """The first value that was equal to this one: 10,000 Services say TCP, IPv4 and ready."""
+    return value
+
+
+def _lean_spec(spec: ServiceSpec) -> ServiceSpec:
+    ports = tuple(
+        msgspec.structs.replace(port, name=_same(port.name), protocol=_same(port.protocol))
+        for port in spec.ports or ()
+    )
+    return ServiceSpec(
+        type=_same(spec.type),
+        load_balancer_class=_same(spec.load_balancer_class),
+        ports=ports,
+        selector=spec.selector,
+        external_traffic_policy=_same(spec.external_traffic_policy),
+        health_check_node_port=spec.health_check_node_port,
+        session_affinity=_same(spec.session_affinity),
+        session_affinity_config=_same(spec.session_affinity_config),
+        load_balancer_source_ranges=_same(spec.load_balancer_source_ranges),
+        load_balancer_ip=spec.load_balancer_ip,
+        external_ips=_same(spec.external_ips),
+        ip_families=_same(spec.ip_families),
+        ip_family_policy=_same(spec.ip_family_policy),
+        allocate_load_balancer_node_ports=spec.allocate_load_balancer_node_ports,
+    )
+
+
+def _lean_status(status: ServiceStatus) -> ServiceStatus:
+    conditions = status.conditions and tuple(
+        Condition(_same(c.type), _same(c.status), _same(c.reason), _same(c.message), _same(c.last_transition_time))
+        for c in status.conditions
+    )
+    if not conditions and not (status.load_balancer and status.load_balancer.ingress):
+        return _NOTHING
+    return ServiceStatus(status.load_balancer, conditions)
+
+
+def _slim_other(item: Service) -> Service:
+    """A Service of another type: only whether it still carries something of ours can matter."""
+    metadata = item.metadata
+    lean = Metadata(
+        name=metadata.name,
+        namespace=intern(metadata.namespace),
+        uid=metadata.uid,
+        resource_version=metadata.resource_version,
+        deletion_timestamp=metadata.deletion_timestamp,
+        finalizers=metadata.finalizers,
+    )
+    status = item.status if item.status.conditions else _NOTHING
+    return Service(lean, ServiceSpec(type=intern(item.spec.type)), status)
+
+
+_NOTHING = ServiceStatus()
 
 
 def _slim_slice(item: EndpointSlice) -> EndpointSlice:
@@ -328,11 +391,7 @@ def _slim_slice(item: EndpointSlice) -> EndpointSlice:
         resource_version=metadata.resource_version,
         labels={"kubernetes.io/service-name": service} if service else None,
     )
-    endpoints = tuple(
-        msgspec.structs.replace(endpoint, node_name=endpoint.node_name and intern(endpoint.node_name))
-        for endpoint in item.endpoints or ()
-    )
-    return msgspec.structs.replace(item, metadata=lean, endpoints=endpoints)
+    return EndpointSlice(lean, intern(item.address_type), tuple(map(_same, item.endpoints or ())))
 
 
 def _share(labels: Mapping[str, str] | None) -> dict[str, str] | None:

@@ -137,6 +137,10 @@ class Reflector(Generic[T]):
         """Is the thread at work?"""
         return self._thread is not None and self._thread.is_alive()
 
+    def once(self) -> None:
+        """Fill the store from one consistent list and leave it at that. Raises what the API server says."""
+        self._replace(*self._pages(PAGE))
+
     def run(self) -> None:
         """Until `stop`: fill the store, then follow what changes."""
         while not self._stop.is_set():

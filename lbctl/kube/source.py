@@ -7,10 +7,12 @@ command line fills the same stores from one list, or from files. Nodes are read 
 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from lbctl.kube import read, store
+from lbctl.kube import objects, read, store
+from lbctl.kube.client import Client
 from lbctl.kube.objects import EndpointSlice, Namespace, Node, Service
+from lbctl.kube.reflector import Reflector
 from lbctl.kube.store import Event, Store
 from lbctl.model import Ingress, LoadBalancer, Owner
 from lbctl.model import Node as NodeValue
@@ -28,6 +30,16 @@ class Stores(NamedTuple):
 def stores() -> Stores:
     """Empty ones."""
     return Stores(store.services(), store.nodes(), store.slices(), store.namespaces())
+
+
+def reflectors(client: Client, stores: Stores, **options: Any) -> tuple[Reflector[Any], ...]:
+    """What fills them: `start` each to follow the cluster, or call `once` on each for one look."""
+    return (
+        Reflector(client, objects.SERVICES, stores.services, **options),
+        Reflector(client, objects.NODES, stores.nodes, **options),
+        Reflector(client, objects.SLICES, stores.slices, **options),
+        Reflector(client, objects.NAMESPACES, stores.namespaces, **options),
+    )
 
 
 class StoreSource:

@@ -1,0 +1,124 @@
+"""What the controller hears of, and what it reads then."""
+
+import msgspec
+import pytest
+
+from lbctl.kube import objects, source
+
+WEB = "default/web"
+
+
+def service(version="1", *, spec=None, metadata=None, status=None):
+    body = {
+        "metadata": {"name": "web", "namespace": "default", "uid": "u1", "resourceVersion": version, **(metadata or {})},
+        "spec": {
+            "type": "LoadBalancer", "loadBalancerClass": "lbctl.io/aws", "ports": [{"port": 80}], **(spec or {}),
+        },
+        "status": status or {},
+    }  # fmt: skip
+    return msgspec.convert(body, objects.Service)
+
+
+def node(name, version="1", **labels):
+    metadata = objects.Metadata(name=name, resource_version=version, labels=labels)
+    return objects.Node(metadata, objects.NodeSpec(f"aws:///a/{name}"))
+
+
+def slice_of(version="1", ready=True, name="web-x", on="n1"):
+    endpoint = objects.Endpoint(objects.EndpointConditions(ready), on)
+    labels = {"kubernetes.io/service-name": "web"}
+    metadata = objects.Metadata(name, "default", resource_version=version, labels=labels)
+    return objects.EndpointSlice(metadata, endpoints=(endpoint,))
+
+
+@pytest.fixture
+def stores():
+    return source.stores()
+
+
+@pytest.fixture
+def wired(stores):
+    made = source.StoreSource(stores, provider="aws")
+    made.marks = []
+    made.connect(made.marks.append, lambda: made.marks.append("everybody"))
+    return made
+
+
+def test_c52_at_the_start_only_what_concerns_us_is_marked(stores, wired):
+    gone = {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["lbctl.io/aws"], "name": "old"}
+    stores.services.put(service())
+    stores.services.put(service(metadata=gone))
+    stores.services.put(service(metadata={"name": "inner"}, spec={"type": "ClusterIP", "loadBalancerClass": None}))
+    stores.services.put(service(metadata={"name": "other"}, spec={"loadBalancerClass": "example.com/x"}))
+    assert wired.marks == ["default/web", "default/old"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "marked"),
+    [
+        ({"metadata": {"labels": {"a": "b"}}}, False),
+        ({"metadata": {"annotations": {"a": "b"}}}, True),
+        ({"spec": {"type": "ClusterIP", "loadBalancerClass": None}}, True),
+        ({"metadata": {"finalizers": ["lbctl.io/aws"]}}, True),
+        ({"metadata": {"finalizers": ["example.com/x"]}}, False),
+        ({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}, True),
+        ({"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}}, True),
+        ({"status": {"conditions": [{"type": "example.com/X"}]}}, False),
+    ],
+)
+def test_the_table_of_service_events(stores, wired, parts, marked):
+    stores.services.put(service("1"))
+    wired.marks.clear()
+    stores.services.put(service("2", **parts))
+    assert wired.marks == ([WEB] if marked else [])
+
+
+def test_a_service_that_is_gone_is_looked_at_once_more(stores, wired):
+    stores.services.put(service())
+    stores.services.remove(WEB)
+    assert wired.marks == [WEB, WEB]
+    assert wired.read(WEB) is None
+
+
+def test_five_thousand_nodes_are_read_once(stores, wired, monkeypatch):
+    stores.services.put(service())
+    for n in range(5000):
+        stores.nodes.put(node(f"n{n:04}"))
+    assert len(wired.read(WEB).nodes) == 5000
+    assert wired.read(WEB).nodes is wired.nodes()
+
+
+def test_node_events_that_change_nothing_mark_nobody(stores, wired):
+    stores.nodes.put(node("n1"))
+    wired.marks.clear()
+    stores.nodes.put(node("n1", "2", zone="a"))
+    assert wired.marks == []
+    assert wired.nodes()[0].labels == {"zone": "a"}
+
+
+def test_endpoints_that_appear_or_vanish_mark_their_service(stores, wired):
+    stores.services.put(service())
+    wired.marks.clear()
+    stores.slices.put(slice_of("1"))
+    stores.slices.put(slice_of("2"))
+    stores.slices.put(slice_of("3", ready=False))
+    assert wired.marks == [WEB, WEB]
+    assert wired.read(WEB).endpoints.ready == 0
+
+
+def test_endpoints_of_other_services_mark_nobody(stores, wired):
+    stores.slices.put(slice_of())
+    assert wired.marks == []
+
+
+def test_without_knowledge_of_endpoints_none_are_claimed(stores):
+    stores.services.put(service())
+    assert source.StoreSource(stores, provider="aws", endpoints=False).read(WEB).endpoints is None
+
+
+def test_one_list_of_everything_is_enough_for_one_look(api, client, stores):
+    for reflector in source.reflectors(client, stores):
+        item = {"metadata": {"name": "x", "resourceVersion": "3"}}
+        api.plan(api.json({"metadata": {"resourceVersion": "9"}, "items": [item]}))
+        reflector.once()
+    assert [len(store) for store in stores] == [1, 1, 1, 1]
