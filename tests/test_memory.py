@@ -8,9 +8,10 @@ from msgspec.structs import replace
 
 from lbctl.apply import Lanes, Result
 from lbctl.errors import NotOurs, Refused, Retry, SettingsError
-from lbctl.memory import CloudError, MemoryCloud, MemoryProvider, MemoryStandin, Thing, refusal
+from lbctl.memory import MemoryProvider, refusal
 from lbctl.model import LoadBalancer, Owner, Port, Resource
 from lbctl.provider import Harness
+from lbctl.testing.memory import CloudError, MemoryCloud, MemoryStandin, Thing
 from lbctl.testing.world import World, dns, web, web_changed
 
 

@@ -13,11 +13,12 @@ import pytest
 from msgspec.structs import replace
 
 from lbctl.errors import LbctlError, Refused, Retry, Unavailable
-from lbctl.memory import MemoryProvider, MemoryStandin, Thing
+from lbctl.memory import MemoryProvider
 from lbctl.model import SHARED, LoadBalancer, Refusal, Resource
 from lbctl.plan import Change
 from lbctl.provider import Desired, Observation, Scope, ignore
 from lbctl.testing.laws import LAWS
+from lbctl.testing.memory import MemoryStandin, Thing
 from lbctl.testing.world import World
 
 FAULTS: list[tuple[type[MemoryProvider], str, str]] = []
