@@ -177,3 +177,12 @@ def test_changes_while_in_flight_are_seen_after_landing(house: House) -> None:
 def test_the_delay_doubles_up_to_its_limit(house: House) -> None:
     controller = Controller(house.controller.reconciler, house, uniform=lambda low, high: (low + high) / 2)
     assert [controller._delay(n) for n in (1, 2, 3, 7, 50)] == [5, 10, 20, 300, 300]
+
+
+def test_five_thousand_nodes_that_come_up_at_once_are_one_pass(house: House) -> None:
+    house.rest()
+    house.plans.clear()
+    for _ in range(5000):
+        house.controller.mark_all()
+    house.until(lambda: bool(house.plans) and house.controller.idle())
+    assert len(house.plans) <= 2
