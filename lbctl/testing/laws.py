@@ -606,6 +606,7 @@ def _chapter(world: World, name: str, wanted: Sequence[LoadBalancer], trouble: T
     try:
         try:
             world.converge(wanted)
+            assert not (trouble.deadly and trouble.happened), "a crash was stopped on its way: catch no BaseException"
         except SimulatedCrash:
             world.restart()
             world.converge(wanted)

@@ -17,7 +17,7 @@ from lbctl.model import SHARED, LoadBalancer, Node, Owner, Port, Resource
 from lbctl.plan import Change, Plan
 from lbctl.provider import Call, Harness, Observation, Provider, ProviderFactory, Scope
 from lbctl.testing import driver
-from lbctl.testing.driver import START, Step
+from lbctl.testing.driver import START, SimulatedCrash, Step
 from lbctl.testing.standin import Standin
 
 CLUSTER = "laws"
@@ -29,9 +29,13 @@ READS = re.compile(r"(describe|get|list|find|search|read|show|head|count|aggrega
 
 
 class Trouble:
-    """None: a good day. What the others raise, the provider meets. `happened` says where, once it did."""
+    """None: a good day. What the others raise, the provider meets.
+
+    `happened` says where, once it did. `deadly` is what kills the process.
+    """
 
     happened = ""
+    deadly = False
 
     def __call__(self, number: int, call: Call) -> None:
         """Told of each call, with its number, before it is sent and after it was answered."""
@@ -42,6 +46,7 @@ class Once(Trouble):
 
     def __init__(self, number: int, when: str, error: Callable[[], BaseException]) -> None:
         self.number, self.when, self.error = number, when, error
+        self.deadly = error is SimulatedCrash
 
     def __call__(self, number: int, call: Call) -> None:
         now = "before" if call.code is None else "after"

@@ -16,10 +16,11 @@ from lbctl.errors import LbctlError, Refused, Retry, Unavailable
 from lbctl.memory import MemoryProvider
 from lbctl.model import SHARED, LoadBalancer, Refusal, Resource
 from lbctl.plan import Change
-from lbctl.provider import Desired, Observation, Scope, ignore
+from lbctl.provider import Call, Desired, Observation, Scope, ignore
+from lbctl.testing import laws
 from lbctl.testing.laws import LAWS
 from lbctl.testing.memory import MemoryStandin, Thing
-from lbctl.testing.world import World
+from lbctl.testing.world import Once, World
 
 FAULTS: list[tuple[type[MemoryProvider], str, str]] = []
 
@@ -346,6 +347,15 @@ class MarksInASecondCall(MemoryProvider):
         return self._adopt(change.after)
 
 
+@breaks(a_crash_after_any_call_leaks_and_doubles_nothing="a crash was stopped on its way")
+class SurvivesItsOwnDeath(MemoryProvider):
+    def apply(self, changes: Sequence[Change]) -> Answers:
+        try:
+            return super().apply(changes)
+        except BaseException as error:  # noqa: BLE001
+            return [Unavailable(f"something went wrong: {error!r}")] * len(changes)
+
+
 @breaks(a_timeout_after_the_effect_of_any_call_loses_nothing="still planned")
 class TakesSilenceForANo(MemoryProvider):
     def apply(self, changes: Sequence[Change]) -> Answers:
@@ -411,6 +421,23 @@ def test_the_law_catches_the_fault(broken: type[MemoryProvider], law: str, says:
     with pytest.raises(AssertionError, match=f"(?s){says}"):
         LAWS[law](World(broken, standin))
     standin.stop()
+
+
+def test_every_call_of_a_chapter_meets_its_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
+    standin, met = MemoryStandin(), set[str]()
+    standin.start()
+
+    class Watched(Once):
+        def __call__(self, number: int, call: Call) -> None:
+            try:
+                super().__call__(number, call)
+            finally:
+                met.add(self.happened)
+
+    monkeypatch.setattr(laws, "Once", Watched)
+    LAWS["a_crash_after_any_call_leaks_and_doubles_nothing"](World(MemoryProvider, standin))
+    heard = {(words[0], int(words[2])) for words in map(str.split, met - {""})}
+    assert heard == {(when, number) for when in ("before", "after") for number in range(1, 13)}
 
 
 def test_every_law_has_a_fault_that_it_catches() -> None:
