@@ -542,7 +542,7 @@ def _difference(before: Mapping[Any, Any], after: Mapping[Any, Any]) -> list[Any
 
 
 class _Twice:
-    """The world's provider, doing everything twice: the second time as another process would, without a memory."""
+    """The world's provider, doing everything twice: the second time as a process would that knows only what it sees."""
 
     claims = True
 
@@ -557,6 +557,7 @@ class _Twice:
         if any(isinstance(answer, Exception) for answer in first):
             return first
         self._world.restart()
+        self._world.observe()
         return self._world.provider.apply(changes)
 
 
