@@ -90,9 +90,7 @@ class Demo:
         self._counting = threading.Lock()
         self._client: Client
         self._desk: Desk
-        self._services: list[dict[str, Any]] = list(
-            yaml.load_all(SERVICES, Loader=yaml.CSafeLoader)
-        )
+        self._services: list[dict[str, Any]] = list(yaml.load_all(SERVICES, Loader=yaml.CSafeLoader))
 
     def run(self, *, keep: Callable[[], None] | None = None) -> None:
         """Everything in order. Raises `Broken` at the first promise that is not kept. `keep` holds it up at the end."""
@@ -105,8 +103,10 @@ class Demo:
                 self._show(made)
                 self._damage()
                 if keep:
-                    self._say(f"\nIt stays up until Ctrl-C. In another terminal:\n"
-                              f"  export KUBECONFIG={self._sandbox.kubeconfig}\n  kubectl get services -A -w")
+                    self._say(
+                        f"\nIt stays up until Ctrl-C. In another terminal:\n"
+                        f"  export KUBECONFIG={self._sandbox.kubeconfig}\n  kubectl get services -A -w"
+                    )
                     keep()
                 self._delete(before)
         finally:
@@ -118,9 +118,15 @@ class Demo:
         self._sandbox.start()
         self._client = Client.from_config(str(self._sandbox.kubeconfig), component="demo")
         self._say(f"A Kubernetes API and a stand-in for {self._provider} are up, on loopback only. Nodes:")
-        self._say(table(("NAME", "PROVIDER-ID"), [
-            (node["metadata"]["name"], node["spec"].get("providerID", "")) for node in self._list("/api/v1/nodes")
-        ]))
+        self._say(
+            table(
+                ("NAME", "PROVIDER-ID"),
+                [
+                    (node["metadata"]["name"], node["spec"].get("providerID", ""))
+                    for node in self._list("/api/v1/nodes")
+                ],
+            )
+        )
 
     def _serve(self) -> None:
         self._say(f"\nApplying {len(self._services)} Services of type LoadBalancer …")
@@ -138,9 +144,7 @@ class Demo:
         if wrong:
             raise Broken(f"these Services are not as they should be: {', '.join(wrong)}")
         self._say(f"… all answered after {time.monotonic() - started:.1f} s:\n")
-        rows = [
-            (s["metadata"]["name"], _address(s) or "<pending>", _ports(s), *_ready(s)) for s in self._shop()
-        ]
+        rows = [(s["metadata"]["name"], _address(s) or "<pending>", _ports(s), *_ready(s)) for s in self._shop()]
         self._say(table(("NAME", "EXTERNAL-IP", "PORT(S)", "READY", "WHY"), rows))
 
     def _show(self, made: frozenset[str]) -> None:
@@ -161,8 +165,10 @@ class Demo:
         self._until("the damage is repaired", lambda: self._desk.repairs > repaired and self._at_rest())
         if damaged != good:
             self._until("the cloud is as it was before", lambda: self._inventory() == good)
-        self._say(f"… the next audit puts it right ({resource.kind} of {resource.owner}), "
-                  f"with {sum(self._calls.values())} API calls.")
+        self._say(
+            f"… the next audit puts it right ({resource.kind} of {resource.owner}), "
+            f"with {sum(self._calls.values())} API calls."
+        )
 
     def _delete(self, before: frozenset[str]) -> None:
         self._say("\nDeleting all Services …")

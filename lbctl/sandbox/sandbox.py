@@ -92,7 +92,9 @@ def endpoint_slice(namespace: str, service: str, nodes: Sequence[Node], port: in
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
         "metadata": {
-            "name": f"{service}-1", "namespace": namespace, "labels": {"kubernetes.io/service-name": service},
+            "name": f"{service}-1",
+            "namespace": namespace,
+            "labels": {"kubernetes.io/service-name": service},
         },
         "addressType": "IPv4",
         "ports": [{"name": "", "port": port, "protocol": "TCP"}],
