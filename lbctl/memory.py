@@ -56,7 +56,9 @@ class MemoryProvider:
     def desired(self, load_balancers: Sequence[LoadBalancer], seen: Observation) -> Desired:
         """Rules for the protocols that anybody needs; an address and its listeners for whoever can be served."""
         refused = {lb.owner: no for lb in load_balancers if (no := refusal(lb))}
-        own = [part for lb in load_balancers if lb.owner not in refused for part in self._parts(lb)]
+        targets = {key: _targets(nodes) for key, nodes in {id(lb.nodes): lb.nodes for lb in load_balancers}.items()}
+        served = (lb for lb in load_balancers if lb.owner not in refused)
+        own = [part for lb in served for part in self._parts(lb, targets[id(lb.nodes)])]
         drains = self._drains({part.key: part for part in own}, seen)
         rules = [self._rule(str(protocol)) for protocol in seen.scope.shares]
         return Desired(resources=(*rules, *own), refused=tuple(refused.values()), drains=drains)
@@ -79,7 +81,7 @@ class MemoryProvider:
 
     # -- desired: pure -----------------------------------------------------------------------------------------------
 
-    def _parts(self, lb: LoadBalancer) -> list[Resource]:
+    def _parts(self, lb: LoadBalancer, targets: tuple[str, ...]) -> list[Resource]:
         """Names come from what never changes, so that making a thing twice is noticed."""
         name, scheme = self._address_name(lb), _scheme(lb)
         wish = next((str(ip) for ip in lb.requested_addresses), "")
@@ -87,9 +89,9 @@ class MemoryProvider:
         address = Resource(
             "address", name, lb.owner, {"scheme": scheme, "ip": wish}, holds=holds, because=f"{lb.owner} is {scheme}"
         )
-        return [address, *(self._listener(lb, port, address) for port in lb.ports)]
+        return [address, *(self._listener(lb, port, address, targets) for port in lb.ports)]
 
-    def _listener(self, lb: LoadBalancer, port: Port, address: Resource) -> Resource:
+    def _listener(self, lb: LoadBalancer, port: Port, address: Resource, targets: tuple[str, ...]) -> Resource:
         fields = {
             "frontend": address.fields["scheme"],
             "address": Ref("address", address.name, "id"),
@@ -97,7 +99,7 @@ class MemoryProvider:
             "port": port.port,
             "protocol": port.protocol,
             "node_port": port.node_port,
-            "targets": _targets(lb.nodes),
+            "targets": targets,
             "allowed": tuple(map(str, lb.source_ranges)),
             "sticky": lb.session_affinity == "ClientIP",
             "health_check_port": lb.health_check_node_port or port.node_port,
@@ -242,7 +244,7 @@ def _scheme(lb: LoadBalancer) -> str:
 
 
 def _targets(nodes: Sequence[Node]) -> tuple[str, ...]:
-    """The nodes' addresses in one order, whatever order they came in."""
+    """The nodes' addresses in one order, whatever order they came in. All Services share one tuple of nodes."""
     return tuple(sorted(str(node.addresses[0]) for node in nodes if node.addresses))
 
 

@@ -15,7 +15,6 @@ from lbctl.testing import driver
 from lbctl.testing.driver import SimulatedCrash
 from lbctl.testing.world import api, dns, web
 
-
 _NUMBERS = count()
 
 
