@@ -82,7 +82,7 @@ class Config(msgspec.Struct, frozen=True):
 
     def policy(self, plugin: Plugin, *, prune: bool = True) -> Policy:
         """The administrator's word for one provider's stack."""
-        limits = msgspec.structs.replace(self.limits, prune=prune)
+        limits = msgspec.structs.replace(self.limits, prune=prune, let_through=self.limits.max_delete >= 1)
         return Policy(self.tenancy, self.rules, limits, self.default_scheme, plugin.privileged)
 
     def settings_of(self, plugin: Plugin) -> Mapping[str, str]:
@@ -103,18 +103,15 @@ class Field(msgspec.Struct, frozen=True):
     parse: Parse
     help: str
     wanted: str = "text"
-
-    @property
-    def environment(self) -> str:
-        return f"LBCTL_{self.key.removesuffix('.enabled').replace('.', '_').upper()}"
+    short: str = ""
 
     @property
     def flag(self) -> str:
-        return f"--{self.key.removesuffix('.enabled').replace('.', '-').replace('_', '-')}"
+        return f"--{self.short or self.key.removesuffix('.enabled').replace('.', '-').replace('_', '-')}"
 
-    def ways(self) -> str:
-        """Every way to give it, in a sentence."""
-        return f"give {self.flag}, the environment variable {self.environment}, or {self.key} in the configuration file"
+    @property
+    def environment(self) -> str:
+        return f"LBCTL_{self.flag[2:].replace('-', '_').upper()}"
 
 
 def _text(said: Any) -> str:
@@ -186,7 +183,7 @@ def _listen(said: Any) -> str:
 SECONDS = "a duration like 90s, 10m or 250ms"
 
 FIELDS: tuple[Field, ...] = (
-    Field("providers", _texts, "which providers to run, by name", "a list of names"),
+    Field("providers", _texts, "which providers to run, by name", "a list of names", "provider"),
     Field("default_provider", _text, "the provider of Services without a loadBalancerClass; none: they are left alone"),
     Field("cluster_id", _text, "marks what lbctl makes; the UID of the kube-system namespace where it is not given"),
     Field("kubeconfig", _text, "the kubeconfig file; KUBECONFIG, ~/.kube/config or the pod's account otherwise"),
@@ -197,7 +194,7 @@ FIELDS: tuple[Field, ...] = (
     Field("listen", _listen, "where /livez, /readyz, /healthz and /metrics answer; empty for nowhere", "HOST:PORT"),
     Field("log.format", _one_of(LogFormat), "auto is text on a terminal and JSON elsewhere", _words(LogFormat)),
     Field("log.level", _one_of(LogLevel), "how much is logged", _words(LogLevel)),
-    Field("intervals.audit", duration, "how often everything is read afresh and drift repaired", SECONDS),
+    Field("intervals.audit", duration, "how often all is read afresh and drift repaired", SECONDS, "audit-interval"),
     Field("intervals.settle", duration, "how long a burst of events may settle before it is looked at", SECONDS),
     Field("intervals.backoff", duration, "the first wait after a failure; it doubles", SECONDS),
     Field("intervals.backoff_most", duration, "the longest wait after failures", SECONDS),
@@ -210,7 +207,10 @@ FIELDS: tuple[Field, ...] = (
     Field("leader_elect.resource_namespace", _text, "the Lease's namespace"),
     Field("tenancy", _one_of(Tenancy), "may annotations name cloud objects where no rule says so", _words(Tenancy)),
     Field("default_scheme", _one_of(Scheme), "who may reach Services that do not say", _words(Scheme)),
-    Field("limits.max_delete", share, "the largest share of owners that may go by inference in one plan", "30% or 0.3"),
+    Field(
+        "limits.max_delete", share, "the largest share of owners that one plan may delete by inference; 100% for any",
+        "30% or 0.3", "max-delete",
+    ),
     Field("limits.from_count", _number, "from how many managed owners on that share counts", "a number from 1 to 1000"),
 )
 

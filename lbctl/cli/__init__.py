@@ -1,0 +1,127 @@
+"""The command line: one file per family of verbs, imported only when its verb is used.
+
+`lbctl` and `kubectl lbctl` call `main`. Nothing heavy is imported for `lbctl --help`: no SDK, no `kubernetes`, `rich`,
+`prometheus_client` or `yaml`. Every way to end has its exit code, and this is where errors become one.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import click
+
+from lbctl.cli import codes
+from lbctl.errors import LbctlError
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("lbctl.cli.sandbox:demo", "See it work: a cluster, a cloud and the controller, all on this machine."),
+    "sandbox": ("lbctl.cli.sandbox:sandbox", "A small Kubernetes and small clouds on loopback, until Ctrl-C."),
+    "run": ("lbctl.cli.run:run", "The controller: watch, plan, apply, for as long as it runs."),
+    "plan": ("lbctl.cli.plan:plan", "What would change, and why. Writes nothing."),
+    "apply": ("lbctl.cli.apply:apply", "Plan once, and carry it out."),
+    "reconcile": ("lbctl.cli.apply:reconcile", "The same as apply: reconcile --once."),
+    "status": ("lbctl.cli.status:status", "Services and their addresses, and why one has none."),
+    "explain": ("lbctl.cli.explain:explain", "Everything about one Service, from its class to its pods."),
+    "doctor": ("lbctl.cli.doctor:doctor", "Permissions, credentials, network: what is wrong, and how to mend it."),
+    "providers": ("lbctl.cli.about:providers", "Which providers are installed, and what they can be set to."),
+    "policy": ("lbctl.cli.about:policy", "The least permissions that a provider needs in its cloud, as JSON."),
+    "config": ("lbctl.cli.configuration:config", "What is configured, and where each value came from."),
+    "completion": ("lbctl.cli.about:completion", "The script that completes lbctl's words in your shell."),
+    "version": ("lbctl.cli.about:version", "Which lbctl this is."),
+}
+"""verb → (where it is, one line for --help)"""
+
+
+class Verbs(click.Group):
+    """Commands by name; a command's module is imported when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return _added(cmd_name)
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        found: click.Command = getattr(import_module(module), attribute)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from difflib import get_close_matches
+
+            close = get_close_matches(args[0], COMMANDS, 1)
+            raise click.UsageError(error.message + (f" Did you mean {close[0]}?" if close else ""), ctx) from error
+
+
+def _added(name: str) -> click.Command | None:
+    """A command that a plugin adds."""
+    from lbctl import plugins
+
+    if name not in plugins.points(plugins.COMMANDS):
+        return None
+    found: click.Command = plugins.command(name)
+    return found
+
+
+@click.group(
+    cls=Verbs,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog=codes.epilog(),
+)
+def lbctl() -> None:
+    """Addresses for Kubernetes Services of type LoadBalancer: every change is a plan first.
+
+    New here? Run `lbctl demo`: it needs nothing but this machine.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command, and end the process with its exit code."""
+    sys.exit(outcome(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def outcome(arguments: list[str]) -> int:
+    """Run one command. Its exit code; what went wrong is on stderr."""
+    try:
+        done: Any = lbctl.main(arguments, prog_name=_name(sys.argv[0]), standalone_mode=False)
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("lbctl: interrupted", err=True)
+        return codes.INTERRUPTED
+    except click.UsageError as error:
+        error.show()
+        return codes.USAGE
+    except click.ClickException as error:
+        error.show()
+        return codes.ERROR
+    except BrokenPipeError:
+        # Whoever read our output (head, less) has seen enough; nothing must be flushed into the pipe at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return codes.OK
+    except LbctlError as error:
+        return _failed(error)
+    return done if isinstance(done, int) else codes.OK
+
+
+def _failed(error: LbctlError) -> int:
+    from lbctl.render import line
+
+    click.echo(line(f"lbctl: {error.reason}: {error.message}"), err=True)
+    return codes.of(error)
+
+
+def _name(program: str) -> str:
+    """How the user calls it: as kubectl's plugin, the help must say so."""
+    called = os.path.basename(program)
+    return "kubectl lbctl" if called.startswith("kubectl") else "lbctl"

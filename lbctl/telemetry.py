@@ -1,0 +1,388 @@
+"""What the process tells of itself: logs, metrics, probes.
+
+The command line and the daemon call it. Providers know nothing of it: they are watched from outside, by a decorator
+(`Measured`), by their `on_call` observer (`Calls`, `Metrics.call`), and by the controller's listener. Metric names that
+every Kubernetes dashboard knows (`workqueue_*`, `rest_client_requests_total`, `leader_election_master_status`) are kept
+word for word. `prometheus_client` is imported when the first `Metrics` is made.
+"""
+
+import json
+import logging
+import re
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, TextIO
+
+from lbctl import __version__
+from lbctl.apply import Result
+from lbctl.errors import LbctlError, Retry
+from lbctl.model import SHARED, LoadBalancer, Owner, Ref, Resource
+from lbctl.plan import Change, Plan
+from lbctl.provider import Call, Desired, Observation, Provider, Scope
+from lbctl.render import for_terminal
+
+# ── logs ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
+MASK = "********"
+
+_USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_SECRET_NAME = re.compile(r"secret|password|token|credential|private_?key|authorization", re.IGNORECASE)
+_SECRETS = re.compile(
+    r"(?P<keep>\b(?:Bearer|Basic)\s+)[\w.~+/=-]{8,}"
+    r"|(?P<named>(?:secret|password|token|signature)[\w-]*[\"']?\s*[=:]\s*[\"']?)[^\s\"',;&]{4,}"
+    r"|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
+    re.IGNORECASE,
+)
+
+
+def redacted(text: str) -> str:
+    """The text without what looks like a credential."""
+    return _SECRETS.sub(lambda match: (match["keep"] or match["named"] or "") + MASK, text)
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    own = {name: item for name, item in vars(record).items() if name not in _USUAL}
+    return {name: MASK if _SECRET_NAME.search(name) else _plain(item) for name, item in own.items()}
+
+
+def _plain(item: Any) -> Any:
+    return item if isinstance(item, int | float | bool | None) else redacted(str(item))
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object per line: ts, level, msg, then the fields; ASCII only."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line = {"ts": at, "level": record.levelname.lower(), "msg": redacted(record.getMessage()), **_fields(record)}
+        if record.exc_info:
+            line["err"] = redacted(self.formatException(record.exc_info))
+        return json.dumps(line, default=str)
+
+
+class TextLines(logging.Formatter):
+    """One line for people: time, level, message, name=value; every value escaped for the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S")
+        fields = "".join(f"  {name}={for_terminal(str(item))}" for name, item in _fields(record).items())
+        line = f"{at} {record.levelname.lower():7} {for_terminal(redacted(record.getMessage()))}{fields}"
+        if record.exc_info:
+            line += "\n" + redacted(self.formatException(record.exc_info))
+        return line
+
+
+def configure_logging(form: str, level: str, stream: TextIO) -> None:
+    """Log to this stream from now on. `auto` is text on a terminal and JSON elsewhere."""
+    handler = logging.StreamHandler(stream)
+    as_text = form == "text" or (form == "auto" and stream.isatty())
+    handler.setFormatter(TextLines() if as_text else JsonLines())
+    logging.basicConfig(level=LEVELS[level], handlers=[handler], force=True)
+    # These speak of every request at INFO or DEBUG, credentials' names included.
+    for chatty in ("urllib3", "botocore", "boto3", "kubernetes", "asyncio", "aiohttp", "werkzeug", "moto"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+# ── API calls ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Calls:
+    """Counts API calls that were answered, or given up, by service. An `on_call` observer."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[tuple[str, str]] = Counter()
+
+    def __call__(self, call: Call) -> None:
+        if call.code is not None:
+            with self._lock:
+                self._counts[call.service, call.operation] += 1
+
+    def by_service(self, *, grouped: Mapping[str, str] | None = None) -> dict[str, int]:
+        """How many by service; `grouped` renames services (`ec2` → `aws`)."""
+        names = grouped or {}
+        with self._lock:
+            found: Counter[str] = Counter()
+            for (service, _), count in self._counts.items():
+                found[names.get(service, service)] += count
+        return dict(sorted(found.items()))
+
+    def total(self, *, but: Iterable[str] = ("kubernetes",)) -> int:
+        """How many in all, without these services."""
+        return sum(count for service, count in self.by_service().items() if service not in set(but))
+
+    def clear(self) -> None:
+        """Count from nothing."""
+        with self._lock:
+            self._counts.clear()
+
+
+# ── metrics ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+LATENCY = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+WAITING = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
+
+
+class Metrics:
+    """Every metric of one process, in a registry of its own. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        import prometheus_client as client
+
+        self.registry = registry = client.CollectorRegistry()
+        client.ProcessCollector(registry=registry)
+        client.PlatformCollector(registry=registry)
+
+        def counter(name: str, text: str, *labels: str) -> Any:
+            return client.Counter(name, text, labels, registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Any:
+            return client.Gauge(name, text, labels, registry=registry)
+
+        def histogram(name: str, text: str, *labels: str, buckets: Sequence[float] = LATENCY) -> Any:
+            return client.Histogram(name, text, labels, registry=registry, buckets=buckets)
+
+        gauge("lbctl_build_info", "Always 1; the version is the label.", "version").labels(__version__).set(1)
+        self.reconciles = counter("lbctl_reconcile_total", "Passes and lanes that ended.", "provider", "result")
+        self.stages = histogram("lbctl_reconcile_duration_seconds", "How long a stage took.", "provider", "stage")
+        self.first_address = histogram(
+            "lbctl_time_to_external_ip_seconds", "From a Service's creation to its first address.", "provider",
+            buckets=WAITING,
+        )  # fmt: skip
+        self.services = gauge("lbctl_services", "Services by what lbctl says of them.", "provider", "state")
+        self.requests = counter(
+            "lbctl_provider_api_requests_total", "Calls of a provider's API.", "provider", "operation", "code"
+        )
+        self.latency = histogram(
+            "lbctl_provider_api_duration_seconds", "How long calls took.", "provider", "operation"
+        )
+        self.throttled = counter("lbctl_provider_api_throttled_total", "Calls told to slow down.", "provider")
+        self.synced = gauge(
+            "lbctl_last_successful_sync_timestamp_seconds", "When everything was read afresh last.", "provider"
+        )
+        self.drift = gauge("lbctl_drift_resources", "What an audit found changed by somebody else.", "provider")
+        self.frozen = gauge("lbctl_frozen_deletes", "Deletes held back by a safety limit.", "provider")
+        self.config = gauge("lbctl_config_loaded", "1 if the provider's settings are complete.", "provider")
+        self.kubernetes = counter("rest_client_requests_total", "Calls of Kubernetes.", "code", "method", "host")
+        self.leader = gauge("leader_election_master_status", "1 for the leader.", "name")
+        self.depth = gauge("workqueue_depth", "Services being worked on.", "name")
+        self.adds = counter("workqueue_adds_total", "Services taken up.", "name")
+        self.retries = counter("workqueue_retries_total", "Services to be tried again.", "name")
+        self.work = histogram("workqueue_work_duration_seconds", "How long a Service was worked on.", "name")
+
+    def text(self) -> bytes:
+        """The Prometheus exposition format."""
+        from prometheus_client import generate_latest
+
+        return generate_latest(self.registry)
+
+    def call(self, provider: str) -> Callable[[Call], None]:
+        """An `on_call` observer for a provider."""
+
+        def observe(call: Call) -> None:
+            if call.code is None:
+                return
+            operation = f"{call.service}:{call.operation}"
+            self.requests.labels(provider, operation, call.code).inc()
+            self.latency.labels(provider, operation).observe(call.seconds)
+            if "throttl" in call.code.lower() or call.code in ("RequestLimitExceeded", "429"):
+                self.throttled.labels(provider).inc()
+
+        return observe
+
+    def kubernetes_call(self, host: str) -> Callable[[Call], None]:
+        """The same for the Kubernetes client."""
+
+        def observe(call: Call) -> None:
+            if call.code is not None:
+                code = "200" if call.code == "ok" else call.code
+                self.kubernetes.labels(code, call.operation.upper(), host).inc()
+
+        return observe
+
+    def listener(self, provider: str, created: Callable[[Owner], datetime | None]) -> "Watching":
+        """What the provider's controller tells."""
+        return Watching(self, provider, created)
+
+
+class Watching:
+    """A controller's listener that keeps the metrics. `created` knows when a Service came to be."""
+
+    def __init__(self, metrics: Metrics, provider: str, created: Callable[[Owner], datetime | None]) -> None:
+        self._metrics, self._provider, self._created = metrics, provider, created
+        self._lock = threading.Lock()
+        self._started: dict[Owner, float] = {}
+        self._states: dict[Owner, str] = {}
+        self._audited = False
+
+    def planned(self, plan: Plan, *, fresh: bool, seconds: float) -> None:
+        metrics, name = self._metrics, self._provider
+        metrics.stages.labels(name, "plan").observe(seconds)
+        metrics.reconciles.labels(name, "planned").inc()
+        metrics.frozen.labels(name).set(len(plan.frozen))
+        if fresh:
+            # The first look finds work that is nobody's doing.
+            metrics.drift.labels(name).set(_drifted(plan) if self._audited else 0)
+            metrics.synced.labels(name).set(time.time())
+            self._audited = True
+        with self._lock:
+            taken = [owner for owner in plan.lanes() if owner not in self._started]
+            self._started.update(dict.fromkeys(taken, time.monotonic()))
+            self._states.update({refusal.owner: "refused" for refusal in plan.refused})
+        metrics.adds.labels(name).inc(len(taken))
+        self._count()
+
+    def landed(self, result: Result) -> None:
+        metrics, name = self._metrics, self._provider
+        metrics.reconciles.labels(name, result.outcome).inc()
+        if result.outcome != "done":
+            metrics.retries.labels(name).inc()
+        with self._lock:
+            since = self._started.pop(result.owner, None)
+            self._note_state(result)
+        if since is not None:
+            metrics.work.labels(name).observe(time.monotonic() - since)
+        self._first_address(result)
+        self._count()
+
+    def interrupted(self, error: Exception) -> None:
+        reason = error.reason if isinstance(error, LbctlError) else "plugin-fault"
+        self._metrics.reconciles.labels(self._provider, "interrupted").inc()
+        if isinstance(error, Retry) and reason == "throttled":
+            self._metrics.throttled.labels(self._provider).inc()
+
+    def _note_state(self, result: Result) -> None:
+        gone = any(step.action == "delete" and step.kind in ("claim", "status") for step in result.applied)
+        if result.owner == SHARED:
+            return
+        if gone:
+            self._states.pop(result.owner, None)
+        else:
+            self._states[result.owner] = {"done": "ready", "retry": "waiting", "failed": "failed"}[result.outcome]
+
+    def _first_address(self, result: Result) -> None:
+        created = self._created(result.owner)
+        if created is not None and any(map(_is_first_address, result.applied)):
+            waited = (datetime.now(UTC) - created).total_seconds()
+            self._metrics.first_address.labels(self._provider).observe(waited)
+
+    def _count(self) -> None:
+        with self._lock:
+            states, working = Counter(self._states.values()), len(self._started)
+        for state in ("ready", "waiting", "failed", "refused"):
+            self._metrics.services.labels(self._provider, state).set(states[state])
+        self._metrics.depth.labels(self._provider).set(working)
+
+
+def _drifted(plan: Plan) -> int:
+    return sum(change.kind not in ("claim", "status") for change in plan.changes)
+
+
+def _is_first_address(step: Change) -> bool:
+    if step.kind != "status" or step.after is None:
+        return False
+    return bool(step.after.fields.get("ingress")) and not (step.before and step.before.fields.get("ingress"))
+
+
+class Measured:
+    """A provider whose questions and orders are timed: `wrap` of `daemon.Desk`."""
+
+    def __init__(self, provider: Provider, metrics: Metrics) -> None:
+        self._provider, self._metrics = provider, metrics
+        self.name, self.kinds, self.claims = provider.name, provider.kinds, provider.claims
+
+    def observe(self, scope: Scope) -> Observation:
+        with self._metrics.stages.labels(self.name, "observe").time():
+            return self._provider.observe(scope)
+
+    def desired(self, load_balancers: Sequence[LoadBalancer], seen: Observation) -> Desired:
+        with self._metrics.stages.labels(self.name, "desired").time():
+            return self._provider.desired(load_balancers, seen)
+
+    def shares(self, load_balancer: LoadBalancer) -> Iterable[Hashable]:
+        return self._provider.shares(load_balancer)
+
+    def addresses(self, load_balancer: LoadBalancer) -> tuple[Ref, ...]:
+        return self._provider.addresses(load_balancer)
+
+    def apply(self, changes: Sequence[Change]) -> Sequence[Resource | Exception | None]:
+        with self._metrics.stages.labels(self.name, "apply").time():
+            return self._provider.apply(changes)
+
+
+# ── probes ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+Probe = Callable[[], Mapping[str, bool]]
+"""Named checks and whether each passes."""
+
+
+class Probes:
+    """A small HTTP server: /livez and /healthz, /readyz (with ?verbose), /metrics.
+
+    Liveness never depends on a cloud: a restart mends no cloud.
+    """
+
+    def __init__(self, listen: str, *, live: Probe, ready: Probe, metrics: Callable[[], bytes]) -> None:
+        host, _, port = listen.rpartition(":")
+        pages = {"/livez": live, "/healthz": live, "/readyz": ready}
+        server = _SixServer if ":" in host else _Server
+        self._server = server((host.strip("[]") or "0.0.0.0", int(port)), _handler(pages, metrics))
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="probes", daemon=True)
+        self.port = int(self._server.server_address[1])
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+
+class _SixServer(_Server):
+    address_family = socket.AF_INET6
+
+
+def _handler(pages: Mapping[str, Probe], metrics: Callable[[], bytes]) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        server_version = f"lbctl/{__version__}"
+        timeout = 10
+
+        def do_GET(self) -> None:
+            path, _, query = self.path.partition("?")
+            if path == "/metrics":
+                self._answer(200, metrics(), "text/plain; version=0.0.4; charset=utf-8")
+            elif path in pages:
+                whole, said = _told(pages[path](), verbose="verbose" in query)
+                self._answer(200 if whole else 503, said.encode(), "text/plain; charset=utf-8")
+            else:
+                self._answer(404, b"/livez /readyz /healthz /metrics", "text/plain; charset=utf-8")
+
+        def _answer(self, code: int, body: bytes, kind: str) -> None:
+            self.send_response(code)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Probes come every few seconds: they are not news."""
+
+    return Handler
+
+
+def _told(checks: Mapping[str, bool], *, verbose: bool) -> tuple[bool, str]:
+    """(do all pass, what the page says), as kube-apiserver says it."""
+    whole = all(checks.values())
+    rows = [f"[+]{name} ok" if passes else f"[-]{name} failed" for name, passes in checks.items()]
+    return whole, "\n".join([*(rows if verbose or not whole else ()), "ok" if whole else "failed"]) + "\n"
