@@ -37,6 +37,8 @@ MERGE_KEYS: Mapping[tuple[str, str], str] = {
 
 _QUANTITIES = frozenset({"capacity", "allocatable", "limits", "requests", "overhead"})
 _KEPT_EMPTY = frozenset({("V1EndpointSlice", "endpoints"), ("V1EndpointSlice", "ports")})
+_ALWAYS: Mapping[str, Mapping[str, Any]] = {"V1Condition": {"lastTransitionTime": None, "message": "", "reason": ""}}
+"""Fields that are there even when nobody set them (no omitempty)."""
 _GO_TYPE = {"str": "string", "int": "int32", "float": "float64", "bool": "bool", "datetime": "Time"}
 
 
@@ -95,7 +97,7 @@ def prune(obj: Object, model: str) -> list[str]:
 
 
 def _prune(obj: Object, model: str, path: str) -> Iterator[str]:
-    known = fields(model)
+    known, always = fields(model), _ALWAYS.get(model, {})
     for name in list(obj):
         value, here = obj[name], f"{path}.{name}" if path else name
         if name not in known:
@@ -104,25 +106,28 @@ def _prune(obj: Object, model: str, path: str) -> Iterator[str]:
         elif value is None:
             del obj[name]
         else:
-            yield from _check(value, known[name].type, here, name)
+            yield from _check(value, known[name].type, here, f"{_go(model)[3:]}.{name}")
             if value in ([], {}) and known[name].type[:4] in ("list", "dict") and (model, name) not in _KEPT_EMPTY:
                 del obj[name]
+    for name, value in always.items():
+        obj.setdefault(name, value)
 
 
 def _check(value: Any, kind: str, path: str, name: str) -> Iterator[str]:
+    """`name` is the struct and its field, as Go's messages have it."""
     if kind.startswith("list["):
-        _expect(isinstance(value, list), value, f"[]{inner(kind)}", path)
+        _expect(isinstance(value, list), value, f"[]{_go(inner(kind))}", path, name)
         for index, item in enumerate(value):
             yield from _check(item, inner(kind), f"{path}[{index}]", name)
     elif kind.startswith("dict("):
-        _expect(isinstance(value, dict), value, f"map[string]{inner(kind)}", path)
+        _expect(isinstance(value, dict), value, f"map[string]{_go(inner(kind))}", path, name)
         for key, item in value.items():
             yield from _check(item, inner(kind), f"{path}.{key}", name)
     elif fields(kind):
-        _expect(isinstance(value, dict), value, _go(kind), path)
+        _expect(isinstance(value, dict), value, _go(kind), path, name)
         yield from _prune(value, kind, path)
     else:
-        _expect(_fits(value, kind, name), value, _go(kind), path)
+        _expect(_fits(value, kind, name.rpartition(".")[2]), value, _go(kind), path, name)
 
 
 def _fits(value: Any, kind: str, name: str) -> bool:
@@ -144,9 +149,10 @@ def _go(kind: str) -> str:
     return _GO_TYPE.get(kind, "v1." + kind.removeprefix("V1").removeprefix("Core"))
 
 
-def _expect(fits: bool, value: Any, kind: str, path: str) -> None:
+def _expect(fits: bool, value: Any, kind: str, path: str, name: str) -> None:
     if not fits:
-        raise Mistyped(f"json: cannot unmarshal {_json_word(value)} into Go struct field .{path} of type {kind}")
+        place = f"{name.partition('.')[0]}.{re.sub(r'\[\d+\]', '', path)}"
+        raise Mistyped(f"json: cannot unmarshal {_json_word(value)} into Go struct field {place} of type {kind}")
 
 
 def _json_word(value: Any) -> str:

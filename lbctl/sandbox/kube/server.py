@@ -30,6 +30,7 @@ _HEALTH = ("/livez", "/readyz", "/healthz")
 _OPEN = (*_HEALTH, "/version")
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 _MAX_BODY = 3 * 1024 * 1024
+_FLAGS = ("watch", "allowWatchBookmarks", "sendInitialEvents")
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch"}
 
 
@@ -219,7 +220,7 @@ class Server:
         kind = self._api.kinds.find(place[0], place[1], plural)
         if kind is None or (sub and sub not in kind.subresources):
             raise status.no_such_path()
-        query = dict(request.query)
+        query = _options(request.query)
         verb = _verb(request.method, kind, namespace, name, query)
         if sub and verb not in ("get", "update", "patch"):
             raise status.not_allowed()
@@ -365,6 +366,12 @@ async def _wait(ready: asyncio.Event, seconds: float) -> None:
         return
 
 
+def _options(query: Mapping[str, str]) -> dict[str, str]:
+    """The options of a request; booleans as Go reads them (the official client says `True`)."""
+    flags = {name: value.lower() in ("true", "t", "1") for name, value in query.items() if name in _FLAGS}
+    return {**query, **{name: "true" if value else "false" for name, value in flags.items()}}
+
+
 def _request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
     loop = asyncio.get_running_loop()
     return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=_MAX_BODY)
@@ -407,7 +414,7 @@ def _verb(method: str, kind: Kind, namespace: str, name: str, query: Mapping[str
         raise status.no_such_path()
     if name and kind.namespaced and not namespace:
         raise status.no_such_path()
-    watching = query.get("watch") in ("true", "1")
+    watching = query.get("watch") == "true"
     if method in ("GET", "HEAD"):
         verb = "get" if name else "watch" if watching else "list"
     elif method == "DELETE":

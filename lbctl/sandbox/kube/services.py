@@ -650,6 +650,8 @@ def _validate_ingress(ingress: Object, path: str) -> Iterator[Cause]:
         yield wrong(f"{path}.ip", address, _SAY_IP)
     if mode is not None and not address:
         yield not_permitted(f"{path}.ipMode", "may not be specified when `ip` is not set")
+    elif mode is None and address:
+        yield required(f"{path}.ipMode", "must be specified when `ip` is set")
     elif mode is not None and mode not in ("Proxy", "VIP"):
         yield not_supported(f"{path}.ipMode", mode, ("Proxy", "VIP"))
     if name:
