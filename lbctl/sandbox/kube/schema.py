@@ -151,7 +151,7 @@ def _go(kind: str) -> str:
 
 def _expect(fits: bool, value: Any, kind: str, path: str, name: str) -> None:
     if not fits:
-        place = f"{name.partition('.')[0]}.{re.sub(r'\[\d+\]', '', path)}"
+        place = name.partition(".")[0] + "." + re.sub(r"\[\d+\]", "", path)
         raise Mistyped(f"json: cannot unmarshal {_json_word(value)} into Go struct field {place} of type {kind}")
 
 
