@@ -7,7 +7,7 @@ One thread per sort of object. The semantics are those of client-go's reflector:
 | first                                           | WatchList where the server has it, else a list with RV="0"     |
 | the watch ends, breaks, or is silent for 70 s   | watch again from the last resourceVersion, at once             |
 | it ends within a second without an event        | back off, list, watch                                          |
-| no connection, or 429                           | back off (or as long as it says), watch again without a list   |
+| no connection, one that breaks at once, or 429  | back off (or as long as it says), watch again without a list   |
 | 410, as an answer or within the watch           | back off, list with RV=""                                      |
 | anything else                                   | back off, list, watch                                          |
 
@@ -82,7 +82,7 @@ class Backoff:
 
 
 class Reflector(Generic[T]):
-    """Fills one store with one sort of object.
+    """Fills one store with one sort of object, of one namespace or of all.
 
     synced    set as soon as the store has been filled once
     bad       what could not be decoded: key → problem
@@ -95,6 +95,7 @@ class Reflector(Generic[T]):
         resource: Resource[T],
         store: Store[T],
         *,
+        namespace: str = "",
         watch_list: bool = True,
         silence: float = SILENCE,
         clock: Callable[[], float] = time.monotonic,
@@ -102,7 +103,7 @@ class Reflector(Generic[T]):
     ) -> None:
         self._client, self._resource, self._store, self._silence = client, resource, store, silence
         self._clock, self._chance = clock, chance
-        self._path = resource.path()
+        self._path = resource.path(namespace)
         self._decoder = objects.decoder(resource.type)
         self._bare: msgspec.json.Decoder[Any] = msgspec.json.Decoder(objects.Bare)
         self._events: msgspec.json.Decoder[WatchEvent] = msgspec.json.Decoder(WatchEvent)
@@ -241,6 +242,8 @@ class Reflector(Generic[T]):
                 if self._stop.is_set():
                     return
         except Unavailable as why:
+            if not seen and self._clock() - started < 1.0:
+                raise
             log.info("a watch broke off", extra={"resource": self._resource.plural, "error": str(why)})
         finally:
             stream.close()
