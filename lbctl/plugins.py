@@ -1,7 +1,8 @@
 """Providers, their stand-ins and their commands, by entry point: found by name, imported only when used.
 
-Groups: `lbctl.providers` (a `Plugin`), `lbctl.standins` (makes a `Standin`), `lbctl.commands` (a click command). Ours
-are registered the way a stranger's would be. What is missing is an error that says what to install.
+Groups: `lbctl.providers` (a `Plugin`), `lbctl.standins` (makes a `Standin`), `lbctl.commands` (a click command),
+`lbctl.policies` (makes the permissions that a cloud takes, as JSON values). Ours are registered the way a stranger's
+would be. What is missing is an error that says what to install.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -18,6 +19,7 @@ from lbctl.provider import Desired, Harness, Observation, Plugin, Provider, Scop
 from lbctl.testing.standin import Standin
 
 PROVIDERS, STANDINS, COMMANDS = "lbctl.providers", "lbctl.standins", "lbctl.commands"
+POLICIES = "lbctl.policies"
 
 EXTRAS = ("aws", "gcp", "azure")
 """Providers that come with lbctl, and what `pip install 'lbctl[…]'` calls them."""
@@ -66,6 +68,13 @@ def standin(name: str) -> Standin:
 def command(name: str) -> Any:
     """The click command that a plugin adds under this name."""
     return _load(COMMANDS, name, "command")
+
+
+def permissions(name: str) -> Any:
+    """What the provider needs to be allowed in its cloud, as the cloud's own JSON; None if it does not say."""
+    plugin(name)
+    found = points(POLICIES)
+    return found[name].load()() if name in found else None
 
 
 def listed() -> tuple[Listed, ...]:

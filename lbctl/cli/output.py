@@ -18,9 +18,9 @@ def colourful() -> bool:
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def say(text: str) -> None:
-    """Lines on stdout, coloured by their sign where that is welcome."""
-    if not colourful():
+def say(text: str, *, signs: bool = False) -> None:
+    """Text on stdout; with `signs`, lines are coloured by their sign where that is welcome."""
+    if not (signs and colourful()):
         click.echo(text, nl=False)
         return
     for line in text.splitlines():

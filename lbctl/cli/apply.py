@@ -1,0 +1,364 @@
+"""`lbctl apply` (and `lbctl reconcile --once`, the same): plan once, and carry it out under the controller's Lease."""
+
+import json
+import os
+import secrets
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lbctl.cli import codes, options, output
+from lbctl.errors import LbctlError, SettingsError
+
+if TYPE_CHECKING:
+    from lbctl.apply import Result
+    from lbctl.cli.session import Inputs, Session
+    from lbctl.kube import objects
+    from lbctl.model import Owner
+    from lbctl.plan import Change, Plan
+    from lbctl.render import Preview
+
+USUAL_WAIT = 300.0
+PATIENCE = 60.0
+"""Seconds that a one-shot spends on what is not ready yet, if nobody says --wait."""
+
+
+class Stale(LbctlError):
+    """What the saved plan was made from has changed."""
+
+    reason = "stale-plan"
+
+
+class Held(LbctlError):
+    """Somebody else holds the Lease."""
+
+    reason = "lease-held"
+
+
+class _Ended:
+    """How every lane ended last, and what was done in all."""
+
+    def __init__(self) -> None:
+        self.results: dict[Owner, Result] = {}
+        self.applied = 0
+        self.late = False
+
+    def take(self, results: Mapping["Owner", "Result"]) -> None:
+        self.results.update(results)
+        self.applied += sum(len(result.applied) for result in results.values())
+
+    def ended(self, *outcomes: str) -> list["Result"]:
+        return sorted((r for r in self.results.values() if r.outcome in outcomes), key=lambda r: r.owner)
+
+
+def _options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What apply and reconcile take."""
+    for decorate in reversed((
+        click.argument("saved", required=False, metavar="[PLAN]", type=click.Path(exists=True, path_type=Path)),
+        options.files,
+        options.namespaced,
+        click.option("--prune", is_flag=True, help="also delete what is only inferred to be unwanted (orphans)"),
+        click.option(
+            "--wait", type=options.Duration(), is_flag=False, flag_value=USUAL_WAIT, default=None,
+            help=f"until every Service has its address; 5m if no time is said; exit {codes.TIMEOUT} after that",
+        ),
+        click.option(
+            "--lock-timeout", type=options.Duration(), default=20.0, show_default="20s",
+            help="how long to try for the controller's Lease",
+        ),
+        click.option("--strict", is_flag=True, help=f"exit {codes.PARTIAL} if a Service is refused"),
+        click.option("--yes", "-y", is_flag=True, help="do not ask (nobody is asked where there is no terminal)"),
+        options.output("text", "json", "yaml", "markdown", "github"),
+    )):  # fmt: skip
+        command = decorate(command)
+    return command
+
+
+@click.command("apply", cls=options.Configured)
+@_options
+def apply(flags: dict[str, Any], **asked: Any) -> int:
+    """Plan once, and carry it out.
+
+    PLAN is a file that `lbctl plan --out` saved: it is carried out only if the same plan is made again now. The
+    controller's Lease is held meanwhile, so a controller that runs has to be stopped first. What is only inferred to be
+    unwanted goes with --prune. Claims (finalizers) are made with --claims=finalizer only: nobody would be there to
+    take them away.
+    """
+    return _apply(flags, **asked)
+
+
+@click.command("reconcile", cls=options.Configured)
+@click.option("--once", is_flag=True, required=True, help="said for clarity: the loop is `lbctl run`")
+@_options
+def reconcile(once: bool, flags: dict[str, Any], **asked: Any) -> int:
+    """The same as `lbctl apply`."""
+    return _apply(flags, **asked)
+
+
+def _apply(
+    flags: dict[str, Any],
+    *,
+    saved: Path | None,
+    paths: tuple[str, ...],
+    namespace: str,
+    all_namespaces: bool,
+    selector: str,
+    prune: bool,
+    wait: float | None,
+    lock_timeout: float,
+    strict: bool,
+    yes: bool,
+    form: str,
+) -> int:
+    from lbctl.cli.session import Session, chooser, inputs
+
+    session = Session(flags)
+    given = inputs(session, paths)
+    try:
+        _applicable(session, given)
+        chosen = chooser("" if all_namespaces else namespace, selector)
+        with _leading(session, given, lock_timeout) as may_write:
+            run = _Run(session, given, prune=prune, chosen=chosen, may_write=may_write)
+            try:
+                return run.go(saved, yes=yes, wait=wait, strict=strict, form=form)
+            finally:
+                run.close()
+    finally:
+        given.close()
+
+
+def _applicable(session: "Session", given: "Inputs") -> None:
+    """Raises `SettingsError` where there is too little to apply: files alone need Nodes, nodePorts and a cluster id."""
+    if given.read is not None and given.cluster is not None:
+        raise SettingsError("apply the files first (kubectl apply -f …), then lbctl apply without -f: "
+                            "files over a cluster are for `lbctl plan`")  # fmt: skip
+    if given.read is None:
+        return
+    services = given.stores.services.all()
+    bare = sorted(s.metadata.name for s in services if any(not p.node_port for p in s.spec.ports or ()))
+    if bare or not given.read.nodes or not session.config.cluster_id:
+        missing = (
+            *((f"nodePorts ({', '.join(bare[:5])} have ports without one)",) if bare else ()),
+            *(() if given.read.nodes else ("Nodes",)),
+            *(() if session.config.cluster_id else ("--cluster-id",)),
+        )
+        raise SettingsError(f"files alone can be applied only with {' and '.join(missing)}; or give --kubeconfig")
+
+
+@contextmanager
+def _leading(session: "Session", given: "Inputs", patience: float) -> Iterator[Callable[[], bool]]:
+    """Hold the controller's Lease. Files alone have no cluster, and so no Lease to hold."""
+    if given.cluster is None:
+        yield lambda: True
+        return
+    from lbctl.kube.lease import Elector, Leases
+
+    chosen = session.config.leader_elect
+    identity = f"lbctl-apply@{socket.gethostname()}_{os.getpid()}_{secrets.token_hex(4)}"
+    leases = Leases(given.cluster.client, chosen.resource_namespace)
+    elector = Elector(leases, chosen.resource_name, identity, terms=session.terms())
+    # The elector's own thread acquires and renews; what is waited for here is only that it leads.
+    elector.start()
+    try:
+        if not elector.leading.wait(max(patience, 0.01)):
+            holder = elector.holder or "nobody known"
+            raise Held(
+                f"the Lease {chosen.resource_namespace}/{chosen.resource_name} is held by {holder}: "
+                f"stop that one (or let it do the work), or give a longer --lock-timeout"
+            )
+        yield elector.may_write
+    finally:
+        elector.stop()
+
+
+class _Run:
+    """One plan, carried out; and again for what was not ready yet."""
+
+    def __init__(
+        self,
+        session: "Session",
+        given: "Inputs",
+        *,
+        prune: bool,
+        chosen: "Callable[[objects.Service], bool] | None",
+        may_write: Callable[[], bool],
+    ) -> None:
+        from lbctl.cli.session import Paths
+
+        self._chosen, self._prune = chosen, prune
+        self._progress = _Progress()
+        self._paths = Paths(
+            session, given, prune=prune, writes=True, stepped=self._progress.stepped, may_write=may_write
+        )
+        self._given, self._session = given, session
+
+    def close(self) -> None:
+        self._progress.stop()
+        self._paths.close()
+
+    def go(self, saved: Path | None, *, yes: bool, wait: float | None, strict: bool, form: str) -> int:
+        plans, problems = self._paths.plan(self._chosen)
+        preview = self._paths.preview(plans, problems)
+        if saved is not None:
+            _same(saved, preview)
+        machine = form in ("json", "yaml")
+        if not machine:
+            output.say(output.preview(preview, form), signs=form == "text")
+        if problems:
+            return max(map(codes.of, problems.values()))
+        if self._prune and preview.frozen():
+            output.hint(f"lbctl: nothing is applied: {' '.join(preview.limits())}")
+            return codes.LIMIT
+        if preview.changes() and not _agreed(yes):
+            return codes.INTERRUPTED
+        ended = self._carry_out(plans, wait)
+        self._tell(preview, ended, form)
+        return self._code(preview, ended, wait, strict)
+
+    def _carry_out(self, plans: Mapping[str, "Plan"], wait: float | None) -> _Ended:
+        """Every plan, then again whoever asked to be, until nobody does or time is up."""
+        ended, deadline = _Ended(), time.monotonic() + (PATIENCE if wait is None else wait)
+        while True:
+            self._progress.start(sum(len(plan.changes) for plan in plans.values()))
+            late: dict[str, frozenset[Owner]] = {}
+            for name, plan in plans.items():
+                path = self._paths.paths[name].reconciler
+                if path is not None and plan.changes:
+                    report = path.apply(plan, max(0.1, deadline - time.monotonic()))
+                    ended.take(report.results)
+                    late[name] = report.late
+            if any(late.values()):
+                ended.late = True
+            pause = min((r.after for r in ended.ended("retry")), default=None)
+            if pause is None or ended.late or time.monotonic() + pause > deadline:
+                return ended
+            _pause(pause)
+            plans = self._again(ended)
+
+    def _again(self, ended: _Ended) -> dict[str, "Plan"]:
+        """A fresh plan for those who asked to be tried again. What needs nothing any more is done."""
+        from lbctl.model import SHARED
+
+        owners = {result.owner for result in ended.ended("retry")}
+        for owner in owners:
+            del ended.results[owner]
+        self._paths.refresh()
+        # What all share goes only in a look at everybody.
+        narrow = None if SHARED in owners and self._chosen is None else frozenset(owners)
+        return {
+            name: way.reconciler.plan(narrow) for name, way in self._paths.paths.items() if way.reconciler is not None
+        }
+
+    def _tell(self, preview: "Preview", ended: _Ended, form: str) -> None:
+        self._progress.stop()
+        failed, waiting = ended.ended("failed"), ended.ended("retry")
+        if form in ("json", "yaml"):
+            from lbctl import render
+
+            data = {**render.data(preview), "api_calls": self._session.calls.by_service(), "results": _results(ended)}
+            output.say(output.as_json(data) if form == "json" else output.as_yaml(data))
+            return
+        from lbctl.render import calls, line
+
+        done = len(ended.ended("done"))
+        rows = [f"! {r.owner}  {r.reason}: {r.message}" for r in failed]
+        rows += [f"… {r.owner}  {r.reason}: {r.message}" for r in waiting]
+        said = "".join(f"{line(row, 2)}\n" for row in rows)
+        counted = calls(self._session.calls.by_service())
+        summary = f"Done: {ended.applied} changes applied, {done} owners finished"
+        summary += f", {len(failed)} failed" if failed else ""
+        summary += f", {len(waiting)} not ready yet" if waiting else ""
+        output.say(f"{said}{line(summary)}. API calls: {line(counted)}.\n", signs=True)
+
+    def _code(self, preview: "Preview", ended: _Ended, wait: float | None, strict: bool) -> int:
+        failed = ended.ended("failed")
+        if failed:
+            return _failure_code(failed, ended)
+        if ended.late or (wait is not None and ended.ended("retry")):
+            return codes.TIMEOUT
+        if strict and preview.refused():
+            return codes.PARTIAL
+        return codes.ERROR if self._given.problems else codes.OK
+
+
+def _failure_code(failed: "list[Result]", ended: _Ended) -> int:
+    denied = [codes.of(r.error) for r in failed if isinstance(r.error, LbctlError)]
+    if len(failed) < len(ended.results):
+        return codes.PARTIAL
+    return codes.SETTINGS if denied and all(code == codes.SETTINGS for code in denied) else codes.ERROR
+
+
+def _results(ended: _Ended) -> list[dict[str, Any]]:
+    return [
+        {
+            "service": result.owner, "outcome": result.outcome, "applied": len(result.applied),
+            "reason": result.reason, "message": result.message, "retry_after": result.after,
+        }
+        for result in sorted(ended.results.values(), key=lambda r: r.owner)
+    ]  # fmt: skip
+
+
+def _same(saved: Path, preview: "Preview") -> None:
+    """Raises `Stale` unless the saved plan is the one that was made now."""
+    from lbctl.render import FORMAT_VERSION
+
+    try:
+        said = json.loads(saved.read_text())
+        digest, version = said["digest"], said["format_version"]
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise LbctlError(f"{saved} is no saved plan: make one with lbctl plan --out", reason="bad-plan") from error
+    if version != FORMAT_VERSION:
+        raise Stale(f"{saved} has format_version {version}, this lbctl writes {FORMAT_VERSION}: plan again")
+    if digest != preview.digest or said.get("cluster_id") != preview.cluster_id:
+        raise Stale(f"what {saved} was made from has changed since: plan, review and apply again")
+
+
+def _agreed(yes: bool) -> bool:
+    """Ask, where there is somebody to ask."""
+    if yes or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return True
+    return click.confirm("Apply this plan?", err=True)
+
+
+def _pause(seconds: float) -> None:
+    threading.Event().wait(min(max(seconds, 0.05), 30.0))
+
+
+class _Progress:
+    """How far a long apply is, on stderr, where somebody looks."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._task: Any = None
+        self._total = 0
+
+    def start(self, steps: int) -> None:
+        if not steps or not sys.stderr.isatty():
+            return
+        if self._bar is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+            columns = (TextColumn("applying"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._task = self._bar.add_task("apply", total=0)
+            self._bar.start()
+        self._total += steps
+        self._bar.update(self._task, total=self._total)
+
+    def stepped(self, _change: "Change") -> None:
+        """Called on the lanes' threads."""
+        if self._bar is not None:
+            self._bar.advance(self._task)
+
+    def stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

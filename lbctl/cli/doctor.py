@@ -1,0 +1,325 @@
+"""`lbctl doctor`: what is wrong, and how to mend it.
+
+Each finding says what was looked at, what was seen, and the way out. It writes nothing, but for the questions that
+Kubernetes answers only to a POST (SelfSubjectAccessReview). NodePorts are tried on the addresses that Nodes carry,
+never on one out of a Service, an EndpointSlice or an annotation.
+"""
+
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+import msgspec
+
+from lbctl.cli import codes, options, output
+from lbctl.errors import LbctlError
+
+if TYPE_CHECKING:
+    from lbctl.cli.session import Inputs, Paths, Session
+    from lbctl.kube.client import Client
+    from lbctl.model import LoadBalancer, Node, Scheme
+
+Level = Literal["ok", "warning", "error"]
+
+RIVALS = {
+    "aws-load-balancer-controller": "it serves class-less Services once its webhook has given them its class",
+    "metallb-controller": "it serves class-less Services unless it runs with --lb-class",
+    "metallb-speaker": "it announces what metallb-controller gave out",
+    "kube-vip": "it serves class-less Services unless it runs with lb_class_only",
+    "kube-vip-cloud-provider": "it gives addresses to class-less Services",
+    "purelb": "it serves class-less Services where it is the default announcer",
+    "allocator": "PureLB's allocator serves class-less Services",
+    "cloud-controller-manager": "it serves class-less Services",
+    "aws-cloud-controller-manager": "it serves class-less Services",
+    "cloud-provider-azure": "it serves class-less Services",
+    "gcp-cloud-controller-manager": "it serves class-less Services",
+}
+"""Controllers that give addresses to Services, by the name of their Deployment or DaemonSet."""
+
+REACH_TIMEOUT = 1.0
+REACH_MOST = 6
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One line. `fix` is empty where nothing has to be done. `code` is the exit code of an error."""
+
+    level: Level
+    topic: str
+    finding: str
+    fix: str = ""
+    code: int = codes.ERROR
+
+
+class Permission(msgspec.Struct, frozen=True):
+    """Something that the controller has to be allowed."""
+
+    verbs: tuple[str, ...]
+    resource: str
+    group: str = ""
+    namespaced: bool = False
+    subresource: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.resource}/{self.subresource}" if self.subresource else self.resource
+
+
+PERMISSIONS = (
+    Permission(("get", "list", "watch"), "services"),
+    Permission(("patch",), "services", subresource="status"),
+    Permission(("list", "watch"), "nodes"),
+    Permission(("get", "list", "watch"), "namespaces"),
+    Permission(("list", "watch"), "endpointslices", "discovery.k8s.io"),
+    Permission(("create", "patch"), "events"),
+    Permission(("get", "create", "update"), "leases", "coordination.k8s.io", namespaced=True),
+    Permission(("get", "create"), "configmaps", namespaced=True),
+)
+"""What `lbctl run` needs. The chart's ClusterRole and Role grant the same."""
+
+
+@click.command("doctor", cls=options.Configured)
+@click.option("--reach/--no-reach", default=True, help="try NodePorts from here, by TCP")
+@options.output("table", "json", "yaml", "markdown")
+def doctor(reach: bool, form: str, flags: dict[str, Any]) -> int:
+    """Permissions, credentials, network, other controllers: what is wrong, and how to mend it.
+
+    Permissions are those of the credentials it runs with: in the cluster, run it in the controller's pod.
+    """
+    from lbctl.cli.session import Session
+
+    findings = list(_findings(Session(flags), reach=reach))
+    rows = [(f.level, f.topic, f.finding, f.fix) for f in findings]
+    output.rows(("level", "topic", "finding", "fix"), rows, form, {"findings": [_data(f) for f in findings]})
+    return max((f.code for f in findings if f.level == "error"), default=codes.OK)
+
+
+def _data(finding: Finding) -> dict[str, Any]:
+    return {name: getattr(finding, name) for name in ("level", "topic", "finding", "fix")}
+
+
+def _findings(session: "Session", *, reach: bool) -> Iterator[Finding]:
+    from lbctl.cli.session import Paths, inputs
+
+    client = session.client()
+    yield from _guarded("cluster", lambda: _access(client, session.config.leader_elect.resource_namespace))
+    try:
+        given = inputs(session, ())
+    except LbctlError as error:
+        yield _broken("cluster", error)
+        return
+    try:
+        yield from _guarded("other controllers", lambda: _rivals(client, session.config.default_provider))
+        yield from _guarded("leader", lambda: _leader(session, client))
+        yield from _claims(session, given)
+        ways = Paths(session, given)
+        for name in ways.names:
+            yield from _nodes(name, ways.sources[name].nodes())
+            yield from _guarded(name, lambda name=name: _provider(ways, name))  # type: ignore[misc]
+        ways.close()
+        if reach:
+            yield from _reachable(given, ways)
+    except LbctlError as error:
+        yield _broken("providers", error)
+    finally:
+        given.close()
+
+
+def _broken(topic: str, error: LbctlError) -> Finding:
+    said, _, fix = error.message.rpartition(": ")
+    return Finding("error", topic, f"{error.reason}: {said or fix}", fix if said else "", codes.of(error))
+
+
+def _guarded(topic: str, look: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
+    """What a look finds; an error that ends it is a finding, too."""
+    try:
+        yield from look()
+    except LbctlError as error:
+        yield _broken(topic, error)
+
+
+# ── Kubernetes ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Review(msgspec.Struct):
+    class Status(msgspec.Struct):
+        allowed: bool = False
+        reason: str = ""
+
+    status: Status = Status()
+
+
+def _access(client: "Client", namespace: str) -> Iterator[Finding]:
+    denied: list[Finding] = []
+    for permission in PERMISSIONS:
+        missing = [verb for verb in permission.verbs if not _allowed(client, permission, verb, namespace)]
+        if missing:
+            denied.append(_denied(permission, missing, namespace))
+    count = sum(len(permission.verbs) for permission in PERMISSIONS)
+    yield from denied or [Finding("ok", "permissions", f"all {count} that the controller needs are granted")]
+
+
+def _allowed(client: "Client", permission: Permission, verb: str, namespace: str) -> bool:
+    asked = {"verb": verb, "group": permission.group, "resource": permission.resource}
+    asked |= {"subresource": permission.subresource} if permission.subresource else {}
+    asked |= {"namespace": namespace} if permission.namespaced else {}
+    body = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": asked},
+    }
+    answer = client.request("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body)
+    return msgspec.json.decode(answer, type=_Review).status.allowed
+
+
+def _denied(permission: Permission, missing: list[str], namespace: str) -> Finding:
+    where = f" in namespace {namespace}" if permission.namespaced else ""
+    resource = f"{permission.resource}.{permission.group}" if permission.group else permission.resource
+    resource += f"/{permission.subresource}" if permission.subresource else ""
+    kind = "role" if permission.namespaced else "clusterrole"
+    scope = f" -n {namespace}" if permission.namespaced else ""
+    fix = f"kubectl create {kind} lbctl-{permission.resource}{scope} --verb={','.join(missing)} --resource={resource}"
+    said = f"{', '.join(missing)} of {permission.name}{where} is not allowed"
+    return Finding("error", "permissions", said, f"{fix}, and bind it to the service account", codes.SETTINGS)
+
+
+class _Named(msgspec.Struct):
+    class Metadata(msgspec.Struct):
+        name: str = ""
+        namespace: str = ""
+
+    metadata: Metadata = Metadata()
+
+
+class _NamedList(msgspec.Struct):
+    items: list[_Named] = []
+
+
+def _rivals(client: "Client", default_provider: str) -> Iterator[Finding]:
+    from lbctl.kube.client import Forbidden, NotFound
+
+    found: list[str] = []
+    for plural in ("deployments", "daemonsets"):
+        try:
+            listed = msgspec.json.decode(client.get(f"/apis/apps/v1/{plural}"), type=_NamedList)
+        except (Forbidden, NotFound) as error:
+            yield Finding("warning", "other controllers", f"{plural} cannot be listed: {error.message}",
+                          "look yourself: kubectl get deployments,daemonsets -A")  # fmt: skip
+            continue
+        found += [f"{i.metadata.namespace}/{i.metadata.name}" for i in listed.items if i.metadata.name in RIVALS]
+    for place in sorted(found):
+        name = place.partition("/")[2]
+        fix = "" if not default_provider else (
+            "give Services a loadBalancerClass and take default_provider away, or remove the other controller"
+        )
+        yield Finding("warning", "other controllers", f"{place} runs here: {RIVALS[name]}", fix)
+    if not found:
+        yield Finding("ok", "other controllers", "none is known by name")
+
+
+def _leader(session: "Session", client: "Client") -> Iterator[Finding]:
+    from lbctl.kube.lease import Leases
+
+    chosen = session.config.leader_elect
+    lease = Leases(client, chosen.resource_namespace).get(chosen.resource_name)
+    holder = lease.spec.holder_identity if lease else ""
+    place = f"{chosen.resource_namespace}/{chosen.resource_name}"
+    if holder and lease:
+        yield Finding("ok", "leader", f"{place} is held by {holder}, renewed {lease.spec.renew_time or 'never'}")
+    else:
+        said = f"nobody holds the Lease {place}: no controller runs"
+        yield Finding("warning", "leader", said, "start one: lbctl run")
+
+
+def _claims(session: "Session", given: "Inputs") -> Iterator[Finding]:
+    """Services that wait for a provider that is not here."""
+    for service in given.stores.services.all():
+        for finalizer in service.metadata.finalizers or ():
+            name = finalizer.removeprefix("lbctl.io/")
+            if finalizer.startswith("lbctl.io/") and name not in session.installed:
+                place = f"{service.metadata.namespace}/{service.metadata.name}"
+                yield Finding("error", "claims", f"{place} is held by {finalizer}, but {name} is not installed",
+                              f"pip install 'lbctl[{name}]', and add {name} to providers")  # fmt: skip
+
+
+def _nodes(provider: str, nodes: "tuple[Node, ...]") -> Iterator[Finding]:
+    if not nodes:
+        yield Finding("error", "nodes", "no node may receive traffic",
+                      "kubectl get nodes --show-labels: look for exclude-from-external-load-balancers")  # fmt: skip
+        return
+    bare = [node.name for node in nodes if not node.provider_id]
+    if bare:
+        said = f"{len(bare)} of {len(nodes)} have no providerID, {bare[0]} among them"
+        fix = f"{provider} finds instances by it: run the cloud's node controller, or set kubelet's --provider-id"
+        yield Finding("warning", "nodes", said, fix)
+    else:
+        yield Finding("ok", "nodes", f"{len(nodes)} may receive traffic from {provider}")
+
+
+# ── providers ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _provider(ways: "Paths", name: str) -> Iterator[Finding]:
+    """A fresh look at the cloud, and a trial of what it would do for an ordinary Service."""
+    way = ways.paths[name]
+    if way.reconciler is None:
+        raise way.problem or LbctlError(f"{name} cannot be used")
+    plan = way.reconciler.plan()
+    yield Finding("ok", name, f"settings and credentials work: {plan.unchanged} of its resources are as they should be")
+    if plan.limit:
+        yield Finding("warning", name, "deletes are held back", plan.limit)
+    schemes: tuple[Scheme, ...] = ("internal", "internet-facing")
+    for scheme in schemes:
+        yield from _trial(ways, name, scheme)
+    for refusal in plan.refused:
+        yield Finding("warning", name, f"{refusal.owner} is refused: {refusal.reason}", refusal.message)
+
+
+def _trial(ways: "Paths", name: str, scheme: "Scheme") -> Iterator[Finding]:
+    """Would a load balancer of this scheme find its subnets, groups and nodes?"""
+    path = ways.paths[name].reconciler
+    assert path is not None
+    probe = _probe(scheme, ways.sources[name].nodes())
+    path.wanted.put(probe)
+    try:
+        plan = path.plan(frozenset({probe.owner}), fresh=False)
+    finally:
+        path.wanted.remove(probe.owner)
+    refusal = next((refusal for refusal in plan.refused if refusal.owner == probe.owner), None)
+    if refusal is None:
+        yield Finding("ok", name, f"an ordinary {scheme} Service would be served")
+    else:
+        said = f"an ordinary {scheme} Service would be refused: {refusal.reason}"
+        yield Finding("warning", name, said, refusal.message)
+
+
+def _probe(scheme: "Scheme", nodes: "tuple[Node, ...]") -> "LoadBalancer":
+    from lbctl.model import LoadBalancer, Owner, Port
+
+    return LoadBalancer(Owner("lbctl-doctor/probe"), ports=(Port(80, node_port=30080),), scheme=scheme, nodes=nodes)
+
+
+def _reachable(given: "Inputs", ways: "Paths") -> Iterator[Finding]:
+    """Does anything answer at NodePorts, from where this runs?"""
+    tried = failed = 0
+    for address, port in _node_ports(given, ways):
+        tried += 1
+        try:
+            socket.create_connection((address, port), REACH_TIMEOUT).close()
+        except OSError as error:
+            failed += 1
+            yield Finding("warning", "NodePorts", f"{address}:{port} does not answer from here: {error}",
+                          "open the NodePort range in firewalls and security groups, see kube-proxy's log; or run this "
+                          "inside the cluster's network")  # fmt: skip
+    if tried and not failed:
+        yield Finding("ok", "NodePorts", f"{tried} answer from here")
+
+
+def _node_ports(given: "Inputs", ways: "Paths") -> list[tuple[str, int]]:
+    nodes = next((source.nodes() for source in ways.sources.values()), ())
+    addresses = [str(node.addresses[0]) for node in nodes if node.addresses]
+    ports = [
+        port.node_port for service in given.stores.services.all() for port in service.spec.ports or ()
+        if port.node_port and (port.protocol or "TCP") == "TCP" and service.spec.external_traffic_policy != "Local"
+    ]  # fmt: skip
+    return [(address, port) for port in ports[:2] for address in addresses[:3]][:REACH_MOST]

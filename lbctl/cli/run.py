@@ -1,0 +1,182 @@
+"""`lbctl run`: the controller, as the Deployment runs it."""
+
+import secrets
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lbctl.cli import codes, options
+from lbctl.errors import SettingsError
+
+if TYPE_CHECKING:
+    from lbctl.cli.session import Session
+    from lbctl.daemon import Cluster, Daemon
+    from lbctl.kube.events import Recorder
+    from lbctl.kube.lease import Elector
+    from lbctl.model import Owner
+    from lbctl.provider import Harness, Plugin, Provider
+    from lbctl.telemetry import Probes
+
+
+@click.command("run", cls=options.Configured, keys=options.EVERYTHING)
+def run(flags: dict[str, Any]) -> int:
+    """The controller: watch Services, plan, apply, for as long as it runs.
+
+    SIGTERM ends it in good order: what is in flight lands, the Lease is given back, nothing in the cloud is touched.
+    A provider that lacks a setting does not end it: its Services get the condition provider-not-configured.
+    """
+    from lbctl.cli.session import Session
+
+    house = Controllers(Session(flags, daemon=True))
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: house.stop())
+    return codes.OK if house.run() else codes.ERROR
+
+
+class Controllers:
+    """The daemon with its probes and metrics. `run` returns False if the Lease was lost: the process must end."""
+
+    def __init__(self, session: "Session") -> None:
+        from lbctl.daemon import Cluster, Daemon
+        from lbctl.kube.events import Recorder
+        from lbctl.telemetry import Metrics
+
+        self._session, self._metrics = session, Metrics()
+        config = session.config
+        client = session.client(lambda call: self._observe(call))
+        self._observe = self._metrics.kubernetes_call(client.server)
+        cluster, recorder = Cluster(client), Recorder(client, host=socket.gethostname())
+        self._daemon = Daemon(cluster, recorder, self._elector(cluster))
+        self._furnish(self._daemon, cluster, recorder)
+        self._probes = self._probe(config.listen) if config.listen else None
+
+    def run(self) -> bool:
+        """Until `stop`, or until the Lease is lost."""
+        if self._probes is not None:
+            self._probes.start()
+        try:
+            return self._daemon.run()
+        finally:
+            if self._probes is not None:
+                self._probes.stop()
+
+    def stop(self) -> None:
+        """End in good order. Safe in a signal handler."""
+        threading.Thread(target=self._daemon.stop, name="stop", daemon=True).start()
+
+    @property
+    def port(self) -> int:
+        """Where the probes answer; 0 for nowhere."""
+        return self._probes.port if self._probes else 0
+
+    def _elector(self, cluster: "Cluster") -> "Elector | None":
+        from lbctl.kube.lease import Elector, Leases
+
+        chosen = self._session.config.leader_elect
+        if not chosen.enabled:
+            self._metrics.leader.labels(chosen.resource_name).set(1)
+            return None
+        identity = f"{socket.gethostname()}_{secrets.token_hex(4)}"
+        self._metrics.leader.labels(chosen.resource_name).set(0)
+        return Elector(
+            Leases(cluster.client, chosen.resource_namespace), chosen.resource_name, identity,
+            terms=self._session.terms(), on_started=lambda: self._lead(1), on_lost=self._lose,
+        )  # fmt: skip
+
+    def _lead(self, leads: int) -> None:
+        self._metrics.leader.labels(self._session.config.leader_elect.resource_name).set(leads)
+
+    def _lose(self) -> None:
+        self._lead(0)
+        self._daemon.lose()
+
+    def _furnish(self, daemon: "Daemon", cluster: "Cluster", recorder: "Recorder") -> None:
+        """A desk for every provider: those that run, and those whose Services must hear why nobody serves them."""
+        from lbctl.cli.session import installation
+        from lbctl.daemon import Desk
+
+        config = self._session.config
+        cluster_id = config.cluster_id or cluster.identity()
+        namespace = config.leader_elect.resource_namespace
+        installed = installation(cluster.client, namespace, create=True)
+        for plugin in self._plugins():
+            harness = self._session.harness(plugin, cluster_id, installed, self._metrics.call(plugin.name))
+            daemon.desks.append(
+                Desk(
+                    plugin, harness, cluster, self._session.options(plugin, claims=config.claims == "finalizer"),
+                    recorder=recorder, listener=self._metrics.listener(plugin.name, _created(cluster)),
+                    stepped=_log_step(plugin.name), may_write=daemon.may_write, wrap=self._measured,
+                )
+            )  # fmt: skip
+
+    def _plugins(self) -> "list[Plugin]":
+        from lbctl import plugins
+
+        try:
+            chosen = self._session.chosen()
+        except SettingsError:
+            chosen = ()
+        others = [name for name in (*self._session.installed, *plugins.EXTRAS) if name not in chosen]
+        return [*map(self._plugin, chosen), *(_absent(name) for name in dict.fromkeys(others))]
+
+    def _plugin(self, name: str) -> "Plugin":
+        try:
+            return self._session.plugin(name)
+        except SettingsError as error:
+            return _absent(name, error)
+
+    def _measured(self, provider: "Provider") -> "Provider":
+        from lbctl.telemetry import Measured
+
+        return Measured(provider, self._metrics)
+
+    def _probe(self, listen: str) -> "Probes":
+        from lbctl.telemetry import Probes
+
+        return Probes(listen, live=self._daemon.healthy, ready=self._daemon.ready, metrics=self._exposition)
+
+    def _exposition(self) -> bytes:
+        for desk in self._daemon.desks:
+            self._metrics.config.labels(desk.name).set(desk.problem is None)
+        return self._metrics.text()
+
+
+def _created(cluster: "Cluster") -> "Callable[[Owner], datetime | None]":
+    def created(owner: "Owner") -> datetime | None:
+        service = cluster.stores.services.get(owner)
+        return service.metadata.creation_timestamp if service else None
+
+    return created
+
+
+def _log_step(provider: str) -> Callable[[Any], None]:
+    """One INFO line per change applied."""
+    import logging
+
+    log = logging.getLogger("lbctl.change")
+
+    def stepped(change: Any) -> None:
+        fields = {"provider": provider, "service": change.owner, "action": change.action, "kind": change.kind}
+        log.info("changed", extra={**fields, "resource": change.name, "because": change.because})
+
+    return stepped
+
+
+def _absent(name: str, why: SettingsError | None = None) -> "Plugin":
+    """A plugin that says why this provider does not run here."""
+    from lbctl.provider import Plugin
+
+    said = why or SettingsError(
+        f"the provider {name} is not configured in this lbctl: have the administrator add it to providers "
+        f"(LBCTL_PROVIDER), or choose another spec.loadBalancerClass"
+    )
+
+    def make(_harness: "Harness") -> "Provider":
+        raise said
+
+    return Plugin(name, make)

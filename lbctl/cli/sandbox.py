@@ -1,0 +1,84 @@
+"""`lbctl sandbox` and `lbctl demo`: Kubernetes and clouds on this machine alone."""
+
+import signal
+import threading
+from pathlib import Path
+
+import click
+
+from lbctl.cli import codes, output
+
+STATE = Path(".lbctl")
+
+
+def _default_providers() -> tuple[str, ...]:
+    """AWS's stand-in where it is installed, the dict otherwise."""
+    from lbctl import plugins
+
+    stands = plugins.points(plugins.STANDINS)
+    return ("aws",) if "aws" in stands and "aws" in plugins.points(plugins.PROVIDERS) else ("memory",)
+
+
+def _until_interrupted() -> None:
+    """Sleep until Ctrl-C or SIGTERM."""
+    ended = threading.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda *_: ended.set())
+    while not ended.wait(1.0):
+        pass
+
+
+@click.command("sandbox")
+@click.option("--provider", "providers", multiple=True, metavar="NAME", help="whose cloud stands in  [default: aws]")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="where the Kubernetes API listens; 0: any")
+@click.option("--nodes", type=click.IntRange(1, 100), default=3, show_default=True, help="how many nodes there are")
+@click.option("--state", type=click.Path(file_okay=False, path_type=Path), default=STATE, show_default=True,
+              help="the folder for kubeconfig and lbctl.yaml")  # fmt: skip
+def sandbox(providers: tuple[str, ...], port: int, nodes: int, state: Path) -> int:
+    """A small Kubernetes and small clouds on loopback, in memory, until Ctrl-C.
+
+    kubectl works against it, and so does `lbctl run`: everything but the network is as in a cluster.
+    """
+    from lbctl.sandbox.sandbox import Sandbox
+
+    world = Sandbox(providers or _default_providers(), state, port=port, nodes=nodes)
+    try:
+        world.start()
+        output.say(
+            f"A Kubernetes API with {nodes} nodes, and a stand-in for {', '.join(world.providers)}, are up on loopback."
+            f"\n\nIn another terminal:\n\n"
+            f"  export KUBECONFIG={world.kubeconfig.resolve()} LBCTL_CONFIG={world.config.resolve()}\n"
+            f"  lbctl run --no-leader-elect &\n"
+            f"  kubectl apply -f your-service.yaml\n"
+            f"  kubectl get services -A -w\n"
+            f"  lbctl status; lbctl explain your-service\n\nCtrl-C ends it; nothing is kept.\n"
+        )
+        _until_interrupted()
+    finally:
+        world.stop()
+    return codes.OK
+
+
+@click.command("demo")
+@click.option("--provider", metavar="NAME", help="whose cloud stands in  [default: aws where it is installed]")
+@click.option("--keep", is_flag=True, help="stay up at the end, until Ctrl-C")
+@click.option("--state", type=click.Path(file_okay=False, path_type=Path), default=STATE, show_default=True,
+              help="the folder for kubeconfig and lbctl.yaml")  # fmt: skip
+def demo(provider: str | None, keep: bool, state: Path) -> int:
+    """The life of a few Services on this machine: applied, served, damaged, repaired, deleted, and nothing left.
+
+    The real controller against the sandbox. It checks what it shows, and ends with an error if something is not as it
+    should be.
+    """
+    import logging
+    import sys
+
+    from lbctl.sandbox.demo import Demo
+    from lbctl.telemetry import configure_logging
+
+    configure_logging("text", "error", sys.stderr)
+    logging.getLogger("lbctl").setLevel(logging.CRITICAL)
+    show = Demo(provider or _default_providers()[0], state, lambda text: output.say(text.rstrip("\n") + "\n"))
+    show.run(keep=_until_interrupted if keep else None)
+    output.say("\nThat was all of it. Next: lbctl sandbox, or lbctl plan --help\n")
+    return codes.OK
