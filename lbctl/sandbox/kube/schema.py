@@ -72,8 +72,8 @@ def fields(model: str) -> Mapping[str, Field]:
 
 @cache
 def inner(kind: str) -> str:
-    """What a list or a map holds: `list[V1ServicePort]` → `V1ServicePort`."""
-    found = re.match(r"^(?:list\[|dict\(str, )(.*)[\])]$", kind)
+    """What a list or a map holds: `list[V1ServicePort]` → `V1ServicePort` (older clients write `dict(str, …)`)."""
+    found = re.match(r"^(?:list\[|dict[\[(]str, )(.*)[\])]$", kind)
     return found[1] if found else kind
 
 
@@ -119,7 +119,7 @@ def _check(value: Any, kind: str, path: str, name: str) -> Iterator[str]:
         _expect(isinstance(value, list), value, f"[]{_go(inner(kind))}", path, name)
         for index, item in enumerate(value):
             yield from _check(item, inner(kind), f"{path}[{index}]", name)
-    elif kind.startswith("dict("):
+    elif kind.startswith("dict"):
         _expect(isinstance(value, dict), value, f"map[string]{_go(inner(kind))}", path, name)
         for key, item in value.items():
             yield from _check(item, inner(kind), f"{path}.{key}", name)
@@ -145,6 +145,7 @@ def _fits(value: Any, kind: str, name: str) -> bool:
     return True
 
 
+@cache
 def _go(kind: str) -> str:
     return _GO_TYPE.get(kind, "v1." + kind.removeprefix("V1").removeprefix("Core"))
 
@@ -175,7 +176,7 @@ def definition(model: str) -> dict[str, Any]:
 def _shape(kind: str) -> dict[str, Any]:
     if kind.startswith("list["):
         return {"type": "array", "items": _shape(inner(kind))}
-    if kind.startswith("dict("):
+    if kind.startswith("dict"):
         return {"type": "object", "additionalProperties": _shape(inner(kind))}
     if fields(kind):
         return {"allOf": [{"$ref": f"#/components/schemas/{kind}"}]}

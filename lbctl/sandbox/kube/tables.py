@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+import msgspec
+
 from lbctl.sandbox.kube.kinds import Kind, Object
 
 Cells = Sequence[object]
@@ -317,12 +319,13 @@ def _printed(column: Mapping[str, Any]) -> Column:
     path, form = column["jsonPath"], column.get("type", "string")
 
     def cell(obj: Object, now: float) -> object:
-        values = json_path(obj, path)
+        # Only the first value counts, as in apiextensions' tableconvertor.
+        value = next(iter(json_path(obj, path)), None)
         if form == "date":
-            return since(values[0] if values else None, now)
-        if not values:
-            return None
-        return values[0] if len(values) == 1 or form != "string" else ",".join(str(value) for value in values)
+            return since(value, now)
+        if form != "string" or value is None or isinstance(value, str):
+            return value
+        return msgspec.json.encode(value).decode()
 
     return Column(column["name"], cell, form, column.get("priority", 0))
 
