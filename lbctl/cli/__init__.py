@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from lbctl.cli import codes
-from lbctl.errors import LbctlError
+from lbctl.errors import LbctlError, SettingsError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("lbctl.cli.sandbox:demo", "See it work: a cluster, a cloud and the controller, all on this machine."),
@@ -117,7 +117,9 @@ def outcome(arguments: list[str]) -> int:
 def _failed(error: LbctlError) -> int:
     from lbctl.render import line
 
-    click.echo(line(f"lbctl: {error.reason}: {error.message}"), err=True)
+    # A missing setting's token is for conditions; on the command line the sentence says it all.
+    token = "" if isinstance(error, SettingsError) else f"{error.reason}: "
+    click.echo(line(f"lbctl: {token}{error.message}"), err=True)
     return codes.of(error)
 
 

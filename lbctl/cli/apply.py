@@ -125,7 +125,9 @@ def _apply(
         _applicable(session, given)
         chosen = chooser("" if all_namespaces else namespace, selector)
         with _leading(session, given, lock_timeout) as may_write:
-            run = _Run(session, given, prune=prune, chosen=chosen, may_write=may_write)
+            # A plan that was made without an installation id would never be the same with a fresh one.
+            writes = saved is None
+            run = _Run(session, given, prune=prune, writes=writes, chosen=chosen, may_write=may_write)
             try:
                 return run.go(saved, yes=yes, wait=wait, strict=strict, form=form)
             finally:
@@ -187,6 +189,7 @@ class _Run:
         given: "Inputs",
         *,
         prune: bool,
+        writes: bool,
         chosen: "Callable[[objects.Service], bool] | None",
         may_write: Callable[[], bool],
     ) -> None:
@@ -195,7 +198,7 @@ class _Run:
         self._chosen, self._prune = chosen, prune
         self._progress = _Progress()
         self._paths = Paths(
-            session, given, prune=prune, writes=True, stepped=self._progress.stepped, may_write=may_write
+            session, given, prune=prune, writes=writes, stepped=self._progress.stepped, may_write=may_write
         )
         self._given, self._session = given, session
 

@@ -141,8 +141,8 @@ def _guarded(topic: str, look: Callable[[], Iterable[Finding]]) -> Iterator[Find
 # ── Kubernetes ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class _Review(msgspec.Struct):
-    class Status(msgspec.Struct):
+class _Review(msgspec.Struct, frozen=True):
+    class Status(msgspec.Struct, frozen=True):
         allowed: bool = False
         reason: str = ""
 
@@ -183,28 +183,28 @@ def _denied(permission: Permission, missing: list[str], namespace: str) -> Findi
     return Finding("error", "permissions", said, f"{fix}, and bind it to the service account", codes.SETTINGS)
 
 
-class _Named(msgspec.Struct):
-    class Metadata(msgspec.Struct):
+class _Named(msgspec.Struct, frozen=True):
+    class Metadata(msgspec.Struct, frozen=True):
         name: str = ""
         namespace: str = ""
 
     metadata: Metadata = Metadata()
 
 
-class _NamedList(msgspec.Struct):
-    items: list[_Named] = []
+class _NamedList(msgspec.Struct, frozen=True):
+    items: tuple[_Named, ...] = ()
 
 
 def _rivals(client: "Client", default_provider: str) -> Iterator[Finding]:
     from lbctl.kube.client import Forbidden, NotFound
 
     found: list[str] = []
+    unknown: list[str] = []
     for plural in ("deployments", "daemonsets"):
         try:
             listed = msgspec.json.decode(client.get(f"/apis/apps/v1/{plural}"), type=_NamedList)
         except (Forbidden, NotFound) as error:
-            yield Finding("warning", "other controllers", f"{plural} cannot be listed: {error.message}",
-                          "look yourself: kubectl get deployments,daemonsets -A")  # fmt: skip
+            unknown.append(f"{plural} cannot be listed: {error.message}")
             continue
         found += [f"{i.metadata.namespace}/{i.metadata.name}" for i in listed.items if i.metadata.name in RIVALS]
     for place in sorted(found):
@@ -213,7 +213,9 @@ def _rivals(client: "Client", default_provider: str) -> Iterator[Finding]:
             "give Services a loadBalancerClass and take default_provider away, or remove the other controller"
         )
         yield Finding("warning", "other controllers", f"{place} runs here: {RIVALS[name]}", fix)
-    if not found:
+    for said in unknown:
+        yield Finding("warning", "other controllers", said, "look yourself: kubectl get deployments,daemonsets -A")
+    if not found and not unknown:
         yield Finding("ok", "other controllers", "none is known by name")
 
 

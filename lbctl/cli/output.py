@@ -35,8 +35,8 @@ def hint(text: str) -> None:
 
 
 def as_json(content: Any) -> str:
-    """ASCII only, so that nothing in it can move a cursor."""
-    return json.dumps(content, indent=2, ensure_ascii=True) + "\n"
+    """ASCII only, so that nothing in it can move a cursor, and no `##[` for a CI runner to take for a command."""
+    return json.dumps(content, indent=2, ensure_ascii=True).replace("##[", "\\u0023#[") + "\n"
 
 
 def as_yaml(content: Any) -> str:
@@ -52,7 +52,8 @@ def as_yaml(content: Any) -> str:
         return dumper.represent_scalar("tag:yaml.org,2002:str", value, style)
 
     Dumper.add_representer(str, text)
-    return str(yaml.dump(content, Dumper=Dumper, sort_keys=False, allow_unicode=False, width=100))
+    plain = yaml.dump(content, Dumper=Dumper, sort_keys=False, allow_unicode=False, width=1_000_000)
+    return str(plain).replace("##[", "\\x23#[")
 
 
 def preview(of: render.Preview, form: str) -> str:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -201,9 +202,15 @@ def inputs(session: Session, paths: Sequence[str]) -> Inputs:
     cluster = Cluster(session.client())
     cluster.watch()
     if found is None:
-        return Inputs(cluster.stores, cluster.client.server, cluster)
+        return Inputs(cluster.stores, _host(cluster.client.server), cluster)
     cluster.stop()
-    return Inputs(_over(cluster.stores, found), f"files over {cluster.client.server}", cluster, found)
+    return Inputs(_over(cluster.stores, found), f"files over {_host(cluster.client.server)}", cluster, found)
+
+
+def _host(server: str) -> str:
+    """The API server without what may be a secret in its address (a path, a password)."""
+    parts = urlsplit(server)
+    return f"{parts.hostname or server}{f':{parts.port}' if parts.port else ''}"
 
 
 def _offline(found: manifests.Files) -> Inputs:
