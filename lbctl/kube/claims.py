@@ -123,17 +123,19 @@ class Claims:
         service = self._writer.get(owner)
         if service is None or service.metadata.deletion_timestamp is not None:
             raise _gone(owner)
-        begun = conditions.make(READY, "False", PROVISIONING, "lbctl is making the load balancer")
-        body = {
-            "metadata": {"finalizers": [self._finalizer]},
-            "status": {"conditions": [conditions.written(begun, service, self._writer.now())]},
-        }
         try:
-            self._writer.patch(service, body)
+            self._writer.patch(service, {"metadata": {"finalizers": [self._finalizer]}, **self._begun(service)})
         except (NotFound, Invalid) as error:
             # Gone, made again under the same name, or being deleted: all of them end here, before any cloud call.
             raise _gone(owner) from error
         return self._claim(owner)
+
+    def _begun(self, service: Service) -> Mapping[str, Any]:
+        """The reason why it has no address yet, in the same write. A Service that is ready stays so."""
+        if conditions.of(service).get(READY, ("",))[0] == "True":
+            return {}
+        begun = conditions.make(READY, "False", PROVISIONING, "lbctl is making the load balancer")
+        return {"status": {"conditions": [conditions.written(begun, service, self._writer.now())]}}
 
     def _release(self, owner: Owner) -> None:
         service = self._writer.get(owner)

@@ -1,22 +1,32 @@
 """What the controller hears of, and what it reads then."""
 
+from datetime import UTC, datetime
+from threading import Thread
+from time import sleep
+
 import msgspec
 import pytest
 
+from lbctl.controller import Controller, Timing
 from lbctl.kube import objects, source
+from lbctl.memory import MemoryProvider
+from lbctl.policy import Limits, Policy
+from lbctl.provider import Harness
+from lbctl.reconcile import Reconciler
+from lbctl.stack import Stack
+from lbctl.wanted import Wanted
 
 WEB = "default/web"
 
 
+def utcnow():
+    return datetime.now(UTC)
+
+
 def service(version="1", *, spec=None, metadata=None, status=None):
-    body = {
-        "metadata": {"name": "web", "namespace": "default", "uid": "u1", "resourceVersion": version, **(metadata or {})},
-        "spec": {
-            "type": "LoadBalancer", "loadBalancerClass": "lbctl.io/aws", "ports": [{"port": 80}], **(spec or {}),
-        },
-        "status": status or {},
-    }  # fmt: skip
-    return msgspec.convert(body, objects.Service)
+    meta = {"name": "web", "namespace": "default", "uid": "u1", "resourceVersion": version, **(metadata or {})}
+    wish = {"type": "LoadBalancer", "loadBalancerClass": "lbctl.io/aws", "ports": [{"port": 80}], **(spec or {})}
+    return msgspec.convert({"metadata": meta, "spec": wish, "status": status or {}}, objects.Service)
 
 
 def node(name, version="1", **labels):
@@ -86,6 +96,39 @@ def test_five_thousand_nodes_are_read_once(stores, wired, monkeypatch):
         stores.nodes.put(node(f"n{n:04}"))
     assert len(wired.read(WEB).nodes) == 5000
     assert wired.read(WEB).nodes is wired.nodes()
+
+
+class Counting:
+    """Hears of every pass that a controller makes."""
+
+    def __init__(self):
+        self.passes = 0
+
+    def planned(self, plan, *, fresh, seconds):
+        self.passes += 1
+
+    def landed(self, result): ...
+
+    def interrupted(self, error): ...
+
+
+def test_five_thousand_nodes_at_once_are_one_pass(stores):
+    counting = Counting()
+    provider = MemoryProvider(Harness({"cloud": "burst"}, "c1", now=utcnow))
+    path = Reconciler(Stack(provider), Wanted(provider.shares), Policy(limits=Limits(let_through=True)), now=utcnow)
+    made = source.StoreSource(stores, provider="aws")
+    controller = Controller(path, made, listener=counting, timing=Timing(settle=0.3, settle_most=30.0))
+    made.connect(controller.mark, controller.mark_all)
+    thread = Thread(target=controller.run)
+    thread.start()
+    assert controller.passed.wait(10)
+    for n in range(5000):
+        stores.nodes.put(node(f"n{n:04}"))
+    while not controller.idle():
+        sleep(0.02)
+    controller.stop()
+    thread.join()
+    assert counting.passes == 2
 
 
 def test_node_events_that_change_nothing_mark_nobody(stores, wired):

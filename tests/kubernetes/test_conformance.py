@@ -3,13 +3,17 @@
 Kubernetes' own service controller (k8s.io/cloud-provider) asserts these; what differs on purpose is said at the case.
 """
 
+from pathlib import Path
+
 import pytest
+import yaml
 
 from lbctl.errors import Refused, Unavailable
 from lbctl.kube.client import STRATEGIC
 from lbctl.model import READY, SERVING
 
 OURS = "lbctl.io/memory"
+SERVICES = Path(__file__).parent.parent / "services"
 
 
 def writes(plan):
@@ -301,6 +305,33 @@ def test_c53_nothing_is_begun_for_what_is_being_deleted(kube, stage, counted):
     assert (counted, stage.things()) == ([], set())
 
 
+def test_a_finalizer_is_never_added_to_what_began_to_go_meanwhile(kube, stage):
+    kube.service()
+    kube.patch({"metadata": {"finalizers": ["example.com/foo"]}})
+    stage.catch_up()
+    plan = stage.plan()
+    for reflector in stage.reflectors:
+        reflector.stop()
+    kube.delete()
+    report = stage.path.apply(plan, 20)
+    assert kube.finalizers() == ["example.com/foo"]
+    assert [result.reason for result in report.failed] == ["service-gone"]
+    assert not stage.things() & {"address", "listener"}
+
+
+def test_a_guarded_address_is_not_written_over_what_somebody_changed_meanwhile(kube, make_stage):
+    stage = make_stage(claims=False, guard=True)
+    kube.service()
+    stage.catch_up()
+    plan = stage.plan()
+    kube.patch({"metadata": {"annotations": {"a": "b"}}})
+    report = stage.path.apply(plan, 20)
+    assert [result.reason for result in report.failed] == ["conflict"]
+    assert kube.ingress() == []
+    stage.settle()
+    assert kube.ingress()
+
+
 def test_c56_a_new_node_reaches_every_service(kube, stage):
     for name in ("a", "b", "c"):
         kube.service(name)
@@ -308,6 +339,13 @@ def test_c56_a_new_node_reaches_every_service(kube, stage):
         stage.settle(name)
     stage.nodes("n1", "n2", "n3")
     assert {change.owner for change in stage.plan().changes} >= {f"{kube.namespace}/{n}" for n in "abc"}
+
+
+def test_c54_c55_nodes_are_nobodys_business_without_a_service_of_ours(kube, stage):
+    kube.service(type="NodePort", loadBalancerClass=None)
+    stage.settle()
+    stage.nodes("n1", "n2", "n3")
+    assert writes(stage.plan()) == []
 
 
 def test_c60_the_same_nodes_change_nothing(kube, stage):
@@ -380,6 +418,27 @@ def test_a_lost_claim_is_made_again(kube, stage):
     kube.patch({"metadata": {"finalizers": None}})
     stage.settle()
     assert kube.finalizers() == [OURS]
+
+
+def test_a_claim_that_is_made_again_does_not_unsettle_a_service_that_is_ready(kube, stage):
+    kube.service()
+    stage.settle()
+    since = kube.condition(READY)["lastTransitionTime"]
+    kube.patch({"metadata": {"finalizers": None}})
+    stage.settle()
+    assert (ready(kube), kube.condition(READY)["lastTransitionTime"]) == (("True", "ready"), since)
+
+
+@pytest.mark.parametrize("path", sorted(SERVICES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_real_services_get_an_address_or_a_reason(kube, make_stage, path):
+    body = yaml.safe_load(path.read_text())
+    body["metadata"]["namespace"] = kube.namespace
+    kube.post(kube.path("services"), body)
+    make_stage(default="memory").settle(body["metadata"]["name"])
+    condition = kube.condition(READY, body["metadata"]["name"])
+    served = bool(kube.ingress(body["metadata"]["name"]))
+    assert served == (condition["status"] == "True")
+    assert condition["message"]
 
 
 def test_a_restart_finds_everything_as_it_was(kube, stage, make_stage):

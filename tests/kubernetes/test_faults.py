@@ -48,6 +48,15 @@ def test_a_service_goes_all_the_same(kube, stage, faults, effect):
     assert (kube.get(), stage.things()) == (None, set())
 
 
+def test_c13_without_a_claim_nothing_is_begun_in_the_cloud(kube, stage, faults):
+    kube.service()
+    faults(effect="deny", verbs=("patch",))
+    stage.catch_up()
+    report = stage.path.apply(stage.plan(), 20)
+    assert not stage.things() & {"address", "listener"}
+    assert "permission" in {result.reason for result in report.failed}
+
+
 def test_an_answer_that_was_lost_is_no_rival(kube, stage, faults):
     kube.service()
     stage.settle()
@@ -85,12 +94,13 @@ def test_a_throttled_watch_comes_back_without_a_list(kube, faults, wait, sandbox
     )
     reflector.start()
     assert reflector.synced.wait(10)
-    wait(lambda: sandbox.requests[-1].verb == "watch")
+    kube.service("before")
+    wait(lambda: len(services) == 1)
     sandbox.requests.clear()
     faults(effect="throttle", verbs=("watch",), count=1, retry_after=0)
     faults(effect="drop", count=1)
-    kube.service()
-    wait(lambda: len(services) == 1)
+    kube.service("after")
+    wait(lambda: len(services) == 2)
     reflector.stop()
     assert "list" not in {r.verb for r in sandbox.requests if r.resource == "services"}
 

@@ -80,21 +80,16 @@ def test_what_happens_during_an_outage_is_heard_after_it(kube, follow, wait, wir
     assert sorted(services.told[1:]) == [("added", "new"), ("deleted", "old")]
 
 
-def test_a_version_from_long_ago_is_gone(kube, follow, wait):
+@pytest.mark.parametrize("watch_list", [True, False])
+def test_a_server_that_lags_behind_what_we_saw_is_asked_for_what_it_has(kube, watch_list):
     kube.service()
     services = store.services()
     reflector = Reflector(
-        kube.client, objects.SERVICES, services, namespace=kube.namespace, watch_list=False, chance=lambda: -0.95
+        kube.client, objects.SERVICES, services, namespace=kube.namespace, watch_list=watch_list, chance=lambda: -0.95
     )
-    list_once, reflector._fill = reflector._fill, lambda: None
-    reflector._version = "1"
-
-    def fill_from_now_on():
-        reflector._fill = list_once
-
-    reflector._note_failure = lambda why: (fill_from_now_on(), why)
+    reflector._version = "999999999"
     reflector.start()
-    assert reflector.synced.wait(20)
+    assert reflector.synced.wait(30)
     reflector.stop()
     assert services.get(f"{kube.namespace}/web") is not None
 
