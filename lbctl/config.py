@@ -18,6 +18,7 @@ from lbctl.errors import SettingsError
 from lbctl.model import Scheme
 from lbctl.policy import Limits, NamespaceRule, Policy
 from lbctl.provider import Plugin, Setting
+from lbctl.render import plain
 
 API_VERSION, KIND = "lbctl.io/v1alpha1", "Config"
 DEFAULT_FILE = "lbctl.yaml"
@@ -152,6 +153,13 @@ def duration(said: Any) -> float:
     return sum(float(number) * UNITS[unit] for number, _, unit in re.findall(r"(\d+(\.\d+)?)(ms|s|m|h)", text))
 
 
+def _interval(said: Any) -> float:
+    seconds = duration(said)
+    if not seconds:
+        raise ValueError
+    return seconds
+
+
 def share(said: Any) -> float:
     """A part of the whole out of `30%` or `0.3`. Raises ValueError."""
     text = str(said).strip()
@@ -194,15 +202,15 @@ FIELDS: tuple[Field, ...] = (
     Field("listen", _listen, "where /livez, /readyz, /healthz and /metrics answer; empty for nowhere", "HOST:PORT"),
     Field("log.format", _one_of(LogFormat), "auto is text on a terminal and JSON elsewhere", _words(LogFormat)),
     Field("log.level", _one_of(LogLevel), "how much is logged", _words(LogLevel)),
-    Field("intervals.audit", duration, "how often all is read afresh and drift repaired", SECONDS, "audit-interval"),
-    Field("intervals.settle", duration, "how long a burst of events may settle before it is looked at", SECONDS),
-    Field("intervals.backoff", duration, "the first wait after a failure; it doubles", SECONDS),
-    Field("intervals.backoff_most", duration, "the longest wait after failures", SECONDS),
-    Field("intervals.shutdown", duration, "what is in flight gets so long to land at the end", SECONDS),
+    Field("intervals.audit", _interval, "how often all is read afresh and drift repaired", SECONDS, "audit-interval"),
+    Field("intervals.settle", _interval, "how long a burst of events may settle before it is looked at", SECONDS),
+    Field("intervals.backoff", _interval, "the first wait after a failure; it doubles", SECONDS),
+    Field("intervals.backoff_most", _interval, "the longest wait after failures", SECONDS),
+    Field("intervals.shutdown", _interval, "what is in flight gets so long to land at the end", SECONDS),
     Field("leader_elect.enabled", _boolean, "whether one replica leads by a Lease", "true or false"),
-    Field("leader_elect.lease_duration", duration, "how long a Lease holds", SECONDS),
-    Field("leader_elect.renew_deadline", duration, "a leader that could not renew for so long ends", SECONDS),
-    Field("leader_elect.retry_period", duration, "how often it is tried", SECONDS),
+    Field("leader_elect.lease_duration", _interval, "how long a Lease holds", SECONDS),
+    Field("leader_elect.renew_deadline", _interval, "a leader that could not renew for so long ends", SECONDS),
+    Field("leader_elect.retry_period", _interval, "how often it is tried", SECONDS),
     Field("leader_elect.resource_name", _text, "the Lease's name"),
     Field("leader_elect.resource_namespace", _text, "the Lease's namespace"),
     Field("tenancy", _one_of(Tenancy), "may annotations name cloud objects where no rule says so", _words(Tenancy)),
@@ -338,7 +346,7 @@ def _suspicious(environ: Mapping[str, str], plugins: Sequence[Plugin]) -> tuple[
     """Variables that look like a misspelt setting."""
     known = {"LBCTL_CONFIG", *(f.environment for f in FIELDS), *(variable(p, s) for p in plugins for s in p.settings)}
     close = {
-        name: get_close_matches(name, known, 1, 0.85)
+        name: get_close_matches(name, known, 1, 0.9)
         for name in sorted(environ) if name.startswith("LBCTL_") and name not in known
     }
     return tuple(f"the environment variable {n} is not known; did you mean {c[0]}?" for n, c in close.items() if c)
@@ -468,7 +476,7 @@ class Shown(msgspec.Struct, frozen=True):
 def shown(config: Config, plugins: Sequence[Plugin]) -> tuple[Shown, ...]:
     """Every key with its value and origin; secrets masked."""
     own = [Shown(field.key, _at(config, field.key), config.origins.get(field.key, "default")) for field in FIELDS]
-    rules = Shown("rules", msgspec.to_builtins(config.rules), config.origins.get("rules", "default"))
+    rules = Shown("rules", plain(msgspec.to_builtins(config.rules)), config.origins.get("rules", "default"))
     return (*own, rules, *(_theirs(config, plugin, setting) for plugin in plugins for setting in plugin.settings))
 
 
@@ -481,7 +489,7 @@ def _theirs(config: Config, plugin: Plugin, setting: Setting) -> Shown:
 def _at(config: Config, key: str) -> Any:
     section, _, name = key.partition(".")
     found = getattr(config, section)
-    return msgspec.to_builtins(getattr(found, name) if name else found)
+    return plain(getattr(found, name) if name else found)
 
 
 def masked(key: str, said: str) -> str:
