@@ -284,7 +284,7 @@ def _configuration(kubeconfig: str | None, context: str | None, environ: Mapping
 
     # `Configuration()` would copy a process-wide default that somebody else may have set.
     configuration = type.__call__(Configuration)
-    path = kubeconfig or environ.get("KUBECONFIG") or os.path.expanduser("~/.kube/config")
+    path = os.path.expanduser(kubeconfig or environ.get("KUBECONFIG") or "~/.kube/config")
     try:
         _load(path, named=bool(kubeconfig), context=context, configuration=configuration, environ=environ)
     except SettingsError:

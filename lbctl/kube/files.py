@@ -25,6 +25,9 @@ NODES = 2_000_000
 
 SUFFIXES = (".yaml", ".yml", ".json")
 
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+"""A DNS-1123 subdomain (RFC 1123): what every name here must be. The API server would say so; files must be asked."""
+
 _KINDS: Mapping[tuple[str, str], type[Any]] = {
     ("v1", "Service"): Service,
     ("v1", "Node"): Node,
@@ -132,8 +135,9 @@ class _Reading:
         if isinstance(item, Service) and item.spec.type != "LoadBalancer":
             self.skipped[f"Service of type {item.spec.type}"] += 1
             return
-        if not item.metadata.name:
-            self._problem(where, "no-name", f"this {kind} has no metadata.name")
+        if not _NAME.fullmatch(item.metadata.name) or not _NAME.fullmatch(item.metadata.namespace or "default"):
+            said = f"{item.metadata.namespace[:80]}/{item.metadata.name[:80]}"
+            self._problem(where, "bad-name", f"{said!r} is no name: use lower-case letters, digits and dashes")
             return
         self._keep(where, kind, wanted, _placed(item))
 

@@ -50,7 +50,7 @@ class Leases:
     def get(self, name: str, timeout: float | None = None) -> Lease | None:
         """The Lease, or None where there is none."""
         try:
-            return _DECODER.decode(self._client.request("GET", self._path(name), timeout=timeout))
+            return _decoded(self._client.request("GET", self._path(name), timeout=timeout))
         except NotFound:
             return None
 
@@ -72,7 +72,14 @@ class Leases:
             "metadata": {**lease.metadata, "name": name, "namespace": self.namespace},
             "spec": lease.spec,
         }
-        return _DECODER.decode(self._client.request(method, path, body, timeout=timeout))
+        return _decoded(self._client.request(method, path, body, timeout=timeout))
+
+
+def _decoded(answer: bytes) -> Lease:
+    try:
+        return _DECODER.decode(answer)
+    except msgspec.DecodeError as why:
+        raise LbctlError(f"the API server's answer is no Lease: {why}", reason="bad-lease") from why
 
 
 def micro(moment: datetime) -> str:

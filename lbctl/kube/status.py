@@ -157,8 +157,10 @@ class Statuses:
     def _services_of(self, scope: Scope) -> Iterable[tuple[Owner, Service]]:
         if scope.owners is None:
             return ((read.owner(service), service) for service in self._services.all())
-        found = ((owner, self._services.get(owner)) for owner in sorted(scope.owners))
-        return ((owner, service) for owner, service in found if service is not None)
+        found = {owner: self._services.get(owner) for owner in sorted(scope.owners)}
+        for owner in (owner for owner, service in found.items() if service is None):
+            self._rivals.forget(owner)
+        return [(owner, service) for owner, service in found.items() if service is not None]
 
     def _left_behind(self, service: Service) -> bool:
         """Are our conditions on a Service that is no longer ours? Those of another provider's stack are its own."""

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -123,12 +124,18 @@ def api() -> Iterator[Script]:
 
 @pytest.fixture
 def client(api: Script, tmp_path) -> Iterator[Client]:
-    made = Client.from_config(str(kubeconfig(tmp_path, api.url)), component="test", timeout=5.0)
+    made = Client.from_config(str(_kubeconfig(tmp_path, api.url)), component="test", timeout=5.0)
     yield made
     made.close()
 
 
-def kubeconfig(folder, url: str):
+@pytest.fixture
+def kubeconfig() -> Callable[..., Path]:
+    """`kubeconfig(folder, url, user={…})` writes one."""
+    return _kubeconfig
+
+
+def _kubeconfig(folder: Path, url: str, user: dict[str, Any] | None = None) -> Path:
     path = folder / "kubeconfig"
     path.write_text(
         yaml.safe_dump(
@@ -137,7 +144,7 @@ def kubeconfig(folder, url: str):
                 "kind": "Config",
                 "current-context": "test",
                 "clusters": [{"name": "test", "cluster": {"server": url}}],
-                "users": [{"name": "test", "user": {"token": "made-up"}}],
+                "users": [{"name": "test", "user": user or {"token": "made-up"}}],
                 "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
             }
         )

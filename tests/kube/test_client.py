@@ -1,5 +1,6 @@
 """The one place that speaks HTTP."""
 
+import json
 import threading
 
 import pytest
@@ -120,6 +121,24 @@ def test_a_broken_kubeconfig_is_named(tmp_path):
 def test_without_any_configuration_it_says_so(tmp_path):
     with pytest.raises(SettingsError, match="no Kubernetes cluster is configured"):
         Client.from_config(environ={"KUBECONFIG": str(tmp_path / "none")})
+
+
+def test_an_exec_plugin_is_asked_for_credentials(api, tmp_path, kubeconfig):
+    plugin = tmp_path / "plugin"
+    answer = {"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": {"token": "fresh"}}
+    plugin.write_text(f"#!/bin/sh\necho '{json.dumps(answer)}'\n")
+    plugin.chmod(0o755)
+    ask = {"apiVersion": answer["apiVersion"], "command": str(plugin), "interactiveMode": "Never"}
+    path = kubeconfig(tmp_path, api.url, user={"exec": ask})
+    api.plan(api.json({}))
+    Client.from_config(str(path)).get("/x")
+    assert api.asked[0]["headers"]["authorization"] == "Bearer fresh"
+
+
+def test_a_user_agent_of_its_own_for_each_component(api, client):
+    api.plan(api.json({}))
+    Client(client._api, component="speaker").get("/x")
+    assert api.asked[0]["headers"]["User-Agent"].endswith("(speaker)")
 
 
 def test_many_threads_share_one_client(api, client):

@@ -1,5 +1,6 @@
 """Manifests from files: what is used, what is skipped, what is refused."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,12 @@ def test_one_malformed_service_does_not_hide_the_next():
     found = files.parse(WEB.replace("80", "'80'") + "---\n" + WEB.replace("web", "api"), "f")
     assert [objects.key(s) for s in found.services] == ["default/api"]
     assert [(p.where, p.reason) for p in found.problems] == [("f:1", "malformed-service")]
+
+
+@pytest.mark.parametrize("name", ["../../secrets/x", "a/b", "A", "", "x\ny", "\x1b[31m"])
+def test_a_name_that_is_none_is_refused(name):
+    text = WEB.replace("{name: web}", "{name: " + json.dumps(name) + "}")
+    assert reasons(text) == ["bad-name"]
 
 
 def test_a_few_lines_of_aliases_do_not_become_billions_of_values():

@@ -4,7 +4,10 @@ from ipaddress import ip_address, ip_network
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from lbctl import intent
 from lbctl.kube import objects, read
 from lbctl.model import READY, Endpoints
 
@@ -243,3 +246,31 @@ def test_a_terminating_endpoint_that_still_serves_is_not_ready():
 
 def test_a_dual_stack_pod_is_one_endpoint():
     assert read.endpoints([slice_of(endpoint()), slice_of(endpoint(), family="IPv6")]).ready == 1
+
+
+texts = st.one_of(st.none(), st.text(max_size=12), st.sampled_from(["ClientIP", "Local", "IPv6", "10.0.0.0/8", "::/0"]))
+numbers = st.one_of(st.none(), st.integers(-(2**40), 2**40))
+ports = st.fixed_dictionaries(
+    {"port": st.integers(-(2**40), 2**40)},
+    optional={"nodePort": numbers, "protocol": st.text(max_size=5), "targetPort": st.one_of(numbers, texts)},
+)
+specs = st.fixed_dictionaries(
+    {},
+    optional={
+        "ports": st.lists(ports, max_size=3),
+        "externalTrafficPolicy": texts,
+        "sessionAffinity": texts,
+        "sessionAffinityConfig": st.builds(lambda n: {"clientIP": {"timeoutSeconds": n}}, numbers),
+        "loadBalancerSourceRanges": st.lists(st.text(max_size=20), max_size=3),
+        "loadBalancerIP": texts,
+        "ipFamilies": st.lists(st.sampled_from(["IPv4", "IPv6", "IPv5"]), max_size=3),
+        "ipFamilyPolicy": texts,
+        "healthCheckNodePort": numbers,
+    },
+)
+
+
+@given(specs, st.dictionaries(st.sampled_from(sorted(intent.SCHEME_WORDS)), st.text(max_size=9), max_size=2))
+def test_whatever_a_service_says_it_is_read_or_refused_by_name(spec, annotations):
+    lb = read_it(spec=spec, metadata={"annotations": annotations})
+    assert lb.problem is None or (lb.problem.reason and lb.problem.message)

@@ -111,9 +111,16 @@ class Stage:
     """
 
     def __init__(
-        self, kube: Kube, *, default: str | None = None, claims: bool = True, guard: bool = False
+        self,
+        kube: Kube,
+        *,
+        default: str | None = None,
+        claims: bool = True,
+        guard: bool = False,
+        client: Client | None = None,
     ) -> None:
-        self.kube, self.client = kube, Client.from_config(str(kube.kubeconfig), component="stage")
+        self.kube = kube
+        self.client = client or Client.from_config(str(kube.kubeconfig), component="stage")
         self.stores = source.stores()
         self.cloud = CLOUDS[kube.namespace] = MemoryCloud()
         self.provider = MemoryProvider(Harness({"cloud": kube.namespace, "drain": "0"}, "test", now=_now))
@@ -297,6 +304,14 @@ def kube(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Kube]:
 def sandbox_kube(_sandbox_config: Path, tmp_path: Path) -> Iterator[Kube]:
     """The sandbox alone: for what only it can be asked to do."""
     made = Kube("sandbox", _sandbox_config, tmp_path)
+    yield made
+    made.client.close()
+
+
+@pytest.fixture
+def real_kube(_real_config: Path, tmp_path: Path) -> Iterator[Kube]:
+    """The real API server alone: for what the sandbox does not have."""
+    made = Kube("real", _real_config, tmp_path)
     yield made
     made.client.close()
 
