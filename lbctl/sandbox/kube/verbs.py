@@ -234,10 +234,11 @@ class Api:
             meta["name"] = meta["generateName"][:58] + "".join(random.choices(_NAME_ALPHABET, k=5))
         key = (call.namespace, meta.get("name", ""))
         self._check_namespace(call, key[1])
-        if self.store.get(call.kind.resource, key) is not None:
-            raise status.already_exists(call.kind.group, call.kind.plural, key[1])
         self._fresh(call.kind, obj)
         self._accept(call.kind, obj, [*self._check_name(call.kind, meta), *self._rules_of(call.kind).create(obj)])
+        # After validation, as in the real one: a taken node port is said before a taken name.
+        if self.store.get(call.kind.resource, key) is not None:
+            raise status.already_exists(call.kind.group, call.kind.plural, key[1])
         return One(self._commit(call, key, None, obj), 201, warnings)
 
     def _put(self, call: Call) -> Answer:
@@ -255,8 +256,8 @@ class Api:
         return One(self._replace(call, held, obj), 200, warnings)
 
     def _patch(self, call: Call) -> Answer:
-        held = self._held(call)
         self._check_media(call)
+        held = self._held(call)
         before = held.copy()
         try:
             after = self._patched(call, before)
