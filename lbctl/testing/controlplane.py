@@ -1,0 +1,349 @@
+"""A real Kubernetes API server for tests: built once from `tests/kubernetes/controlplane`, started in a few seconds.
+
+In this order: `LBCTL_TEST_KUBECONFIG` names a cluster that is there already; `KUBEBUILDER_ASSETS` a folder with etcd
+and kube-apiserver; otherwise our own binary, built by Go and kept in the user's cache folder by its sources' hash.
+Where none of these can be had, `why_missing` says why.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from ssl import CERT_NONE, create_default_context
+from types import TracebackType
+
+import msgspec
+
+ADMIN = "admintoken"
+READY_SECONDS = 90.0
+BUILD_SECONDS = 3600.0
+
+
+class Missing(Exception):
+    """No control plane can be had here; the text says why and how to get one."""
+
+
+# -- the binary ------------------------------------------------------------------------------------------------------
+
+
+def source() -> Path | None:
+    """The folder of the Go sources: in a checkout of lbctl, or where LBCTL_CONTROLPLANE_SOURCE says."""
+    said = os.environ.get("LBCTL_CONTROLPLANE_SOURCE")
+    folder = Path(said) if said else Path(__file__).parents[2] / "tests" / "kubernetes" / "controlplane"
+    return folder if (folder / "go.mod").is_file() else None
+
+
+def why_missing() -> str:
+    """Why there is no control plane here, and what to do; empty if there is one, or one can be built."""
+    if os.environ.get("LBCTL_TEST_KUBECONFIG") or _assets():
+        return ""
+    folder = source()
+    if folder is None:
+        return "the Go sources are not here: use a checkout of lbctl, or set LBCTL_CONTROLPLANE_SOURCE"
+    if not _place(folder).is_file() and shutil.which("go") is None:
+        return "Go is not installed: install it, or set KUBEBUILDER_ASSETS or LBCTL_TEST_KUBECONFIG"
+    return ""
+
+
+def binary() -> Path | None:
+    """Our binary, built if it is not there yet; None where that cannot be. Safe to call from several processes."""
+    folder = source()
+    if folder is None:
+        return None
+    place = _place(folder)
+    if place.is_file() or shutil.which("go") is None:
+        return place if place.is_file() else None
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with (place.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not place.is_file():
+            _build(folder, place)
+    return place
+
+
+def kubectl() -> Path | None:
+    """The kubectl on PATH, else the one in our binary (as a script beside it); None where there is neither."""
+    there = shutil.which("kubectl")
+    if there:
+        return Path(there)
+    ours = binary()
+    if ours is None:
+        return None
+    script = ours.with_name("kubectl")
+    fresh = ours.with_name(f"kubectl.{os.getpid()}")
+    fresh.write_text(f'#!/bin/sh\nexec "{ours}" kubectl "$@"\n')
+    fresh.chmod(0o755)
+    fresh.replace(script)
+    return script
+
+
+def _place(folder: Path) -> Path:
+    """Where the binary of these sources is kept."""
+    content = hashlib.sha256()
+    for file in sorted([*folder.glob("*.go"), folder / "go.mod", folder / "go.sum"]):
+        content.update(file.name.encode() + b"\0" + file.read_bytes())
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "lbctl" / "controlplane" / content.hexdigest()[:16] / "controlplane"
+
+
+def _build(folder: Path, place: Path) -> None:
+    fresh = place.with_name(f"controlplane.{os.getpid()}")
+    command = ["go", "build", "-trimpath", "-ldflags", "-s -w", "-o", str(fresh), "."]
+    environment = {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly -buildvcs=false"}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=BUILD_SECONDS, check=False
+    )
+    if done.returncode:
+        raise Missing(f"the control plane could not be built:\n{done.stderr[-2000:]}")
+    fresh.replace(place)
+
+
+def _assets() -> Path | None:
+    said = os.environ.get("KUBEBUILDER_ASSETS")
+    folder = Path(said) if said else None
+    return folder if folder and (folder / "kube-apiserver").is_file() and (folder / "etcd").is_file() else None
+
+
+# -- a running one ---------------------------------------------------------------------------------------------------
+
+
+class ControlPlane:
+    """One API server on loopback with an admin token, RBAC, and an audit log. A context manager.
+
+    users            further users by name, with their groups; `token(user)` is theirs
+    node_port_range  as kube-apiserver's --service-node-port-range
+    """
+
+    def __init__(
+        self, users: Mapping[str, Sequence[str]] | None = None, *, node_port_range: str = "30000-32767"
+    ) -> None:
+        self._users, self._node_ports = dict(users or {}), node_port_range
+        self._folder = Path(tempfile.mkdtemp(prefix="lbctl-controlplane-"))
+        self._port = _free_port()
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self.audit_log = self._folder / "audit.log"
+        self.kubeconfig = self._folder / "data" / "kubeconfig"
+        self.url = f"https://127.0.0.1:{self._port}"
+
+    def __enter__(self) -> "ControlPlane":
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def start(self) -> None:
+        """Start, and wait until it is ready. Raises `Missing` where it cannot be had."""
+        (self._folder / "data").mkdir(exist_ok=True)
+        assets = _assets()
+        if assets:
+            self._start_assets(assets)
+        else:
+            self._start_ours()
+        self._await_ready()
+
+    def stop(self) -> None:
+        """End it. Its data stays for `start`, until the context ends."""
+        for process in reversed(self._processes):
+            process.send_signal(signal.SIGCONT)
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            if process.stdin:
+                process.stdin.close()
+        self._processes.clear()
+
+    def restart(self) -> None:
+        """The same data on the same port."""
+        self.stop()
+        self.start()
+
+    def pause(self) -> None:
+        """It answers no more (SIGSTOP); connections stay open."""
+        for process in self._processes:
+            process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """It goes on where it was paused."""
+        for process in self._processes:
+            process.send_signal(signal.SIGCONT)
+
+    def token(self, user: str = "admin") -> str:
+        """The bearer token of one of the users."""
+        return ADMIN if user == "admin" else f"token-of-{user}"
+
+    def kubeconfig_for(self, user: str) -> Path:
+        """A kubeconfig that speaks as this user."""
+        path = self._folder / f"kubeconfig-{user}"
+        path.write_text(self.kubeconfig.read_text().replace(ADMIN, self.token(user)))
+        path.chmod(0o600)
+        return path
+
+    def _start_ours(self) -> None:
+        ours = binary()
+        if ours is None:
+            raise Missing(why_missing())
+        self._run([
+            str(ours), "apiserver", f"--data-dir={self._folder / 'data'}", f"--port={self._port}",
+            f"--audit-log={self.audit_log}", f"--tokens={self._tokens()}",
+            f"--service-node-port-range={self._node_ports}",
+        ])
+
+    def _start_assets(self, assets: Path) -> None:
+        """etcd and kube-apiserver as others ship them."""
+        data, client, peer = self._folder / "data", _free_port(), _free_port()
+        self._run([
+            str(assets / "etcd"), f"--data-dir={data / 'etcd'}", "--unsafe-no-fsync", "--log-level=error",
+            f"--listen-client-urls=http://127.0.0.1:{client}", f"--advertise-client-urls=http://127.0.0.1:{client}",
+            f"--listen-peer-urls=http://127.0.0.1:{peer}",
+        ])
+        key, policy, tokens = data / "key.pem", data / "audit.yaml", data / "tokens.csv"
+        if not key.exists():
+            subprocess.run(["openssl", "genrsa", "-out", str(key), "2048"], check=True, capture_output=True)
+        policy.write_text(
+            "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Metadata}]\n"
+        )
+        tokens.write_text(f'{ADMIN},admin,admin,"system:masters"\n{self._tokens().read_text()}')
+        self._run([
+            str(assets / "kube-apiserver"), f"--etcd-servers=http://127.0.0.1:{client}", "--bind-address=127.0.0.1",
+            "--advertise-address=127.0.0.1", f"--secure-port={self._port}", f"--cert-dir={data / 'certificates'}",
+            "--authorization-mode=RBAC", f"--token-auth-file={tokens}", f"--service-account-key-file={key}",
+            "--service-account-issuer=https://controlplane.test", f"--service-account-signing-key-file={key}",
+            "--service-cluster-ip-range=10.96.0.0/16,fd00:10:96::/112", "--endpoint-reconciler-type=none",
+            f"--service-node-port-range={self._node_ports}", "--disable-admission-plugins=ServiceAccount",
+            f"--audit-policy-file={policy}", f"--audit-log-path={self.audit_log}",
+        ])
+        self._write_kubeconfig()
+
+    def _write_kubeconfig(self) -> None:
+        self.kubeconfig.write_text(
+            "apiVersion: v1\nkind: Config\ncurrent-context: c\n"
+            f"clusters: [{{name: c, cluster: {{server: '{self.url}', insecure-skip-tls-verify: true}}}}]\n"
+            f"users: [{{name: u, user: {{token: {ADMIN}}}}}]\n"
+            "contexts: [{name: c, context: {cluster: c, user: u}}]\n"
+        )
+        self.kubeconfig.chmod(0o600)
+
+    def _tokens(self) -> Path:
+        path = self._folder / "tokens.csv"
+        rows = (f'{self.token(name)},{name},{name},"{",".join(groups)}"' for name, groups in self._users.items())
+        path.write_text("".join(f"{row}\n" for row in rows))
+        path.chmod(0o600)
+        return path
+
+    def _run(self, command: list[str]) -> None:
+        # Its standard input is ours to hold: when this process dies, it ends, too.
+        with (self._folder / "log").open("ab") as log:
+            self._processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log))
+
+    def _await_ready(self) -> None:
+        until = time.monotonic() + READY_SECONDS
+        while not (self._is_ready() and self.kubeconfig.is_file()):
+            if time.monotonic() > until or any(process.poll() is not None for process in self._processes):
+                log = (self._folder / "log").read_text(errors="replace")[-2000:]
+                self.stop()
+                raise Missing(f"the control plane did not become ready:\n{log}")
+            time.sleep(0.05)
+
+    def _is_ready(self) -> bool:
+        context = create_default_context()
+        context.check_hostname, context.verify_mode = False, CERT_NONE
+        request = urllib.request.Request(f"{self.url}/readyz", headers={"Authorization": f"Bearer {ADMIN}"})
+        try:
+            with urllib.request.urlopen(request, timeout=2, context=context) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+# -- what was asked of it --------------------------------------------------------------------------------------------
+
+
+class Reference(msgspec.Struct, frozen=True, rename="camel"):
+    """What a request was about."""
+
+    resource: str = ""
+    namespace: str = ""
+    name: str = ""
+    subresource: str = ""
+
+
+class Request(msgspec.Struct, frozen=True, rename="camel"):
+    """One line of the audit log."""
+
+    verb: str
+    user_agent: str = ""
+    object_ref: Reference = Reference()
+    request_uri: str = msgspec.field(default="", name="requestURI")
+
+
+def requests(
+    audit_log: Path, *, user_agent: str = "", verbs: Iterable[str] = (), resource: str = ""
+) -> list[Request]:
+    """What the audit log says was asked, narrowed by the beginning of the user agent, by verbs, by resource."""
+    wanted = set(verbs)
+    lines = [msgspec.json.decode(line, type=Request) for line in audit_log.read_bytes().splitlines()]
+    return [
+        line for line in lines
+        if line.user_agent.startswith(user_agent)
+        and (not wanted or line.verb in wanted)
+        and (not resource or line.object_ref.resource == resource)
+    ]
+
+
+# -- by hand ---------------------------------------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`build` or `serve`."""
+    say = sys.stdout.write
+    if arguments == ["build"]:
+        return _build_by_hand()
+    if arguments == ["serve"]:
+        with ControlPlane() as server:
+            say(f"export KUBECONFIG={server.kubeconfig}\n")
+            sys.stdout.flush()
+            signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        return 0
+    sys.stderr.write("usage: python -m lbctl.testing.controlplane build|serve\n")
+    return 64
+
+
+def _build_by_hand() -> int:
+    """Exit code 1 in CI where it cannot be had: there nothing may be left out."""
+    started = time.monotonic()
+    missing = why_missing()
+    if not missing and not os.environ.get("LBCTL_TEST_KUBECONFIG") and not _assets():
+        sys.stdout.write("the control plane is built once (about six minutes), then kept …\n")
+        sys.stdout.flush()
+        sys.stdout.write(f"… {binary()} ({time.monotonic() - started:.0f} s)\n")
+    if not missing:
+        return 0
+    sys.stdout.write(f"The tests on the real API server (pytest -m realkube) are left out: {missing}\n")
+    return 1 if os.environ.get("CI") else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
