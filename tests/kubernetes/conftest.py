@@ -29,7 +29,6 @@ from lbctl.provider import Harness
 from lbctl.reconcile import Reconciler
 from lbctl.stack import Stack
 from lbctl.testing import controlplane
-from lbctl.testing import controlplane
 from lbctl.wanted import Wanted
 
 
