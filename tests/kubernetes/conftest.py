@@ -66,14 +66,16 @@ class Kube:
         except NotFound:
             return None
 
-    def objects(self, plural: str) -> list[dict[str, Any]]:
-        return msgspec.json.decode(self.client.get(self.path(plural)))["items"]
-
     def patch(self, body: object, name: str = "web", sub: str = "", kind: str = MERGE) -> dict[str, Any]:
         return msgspec.json.decode(self.client.request("PATCH", self.path("services", name, sub), body, kind))
 
     def delete(self, name: str = "web", plural: str = "services") -> None:
         self.client.request("DELETE", self.path(plural, name), None, JSON)
+
+    def events(self, reason: str) -> list[dict[str, Any]]:
+        """What was told for this reason. (The API server tells things of its own.)"""
+        found = msgspec.json.decode(self.client.get(self.path("events")))["items"]
+        return [event for event in found if event["reason"] == reason]
 
     def finalizers(self, name: str = "web") -> list[str]:
         service = self.get(name)

@@ -65,7 +65,7 @@ def test_a_services_whole_life_needs_no_more_than_the_rules(kube, allowed, make_
     for _ in range(2):
         recorder.emit(Owner(f"{kube.namespace}/web"), service["metadata"]["uid"], "Normal", "Test", "said")
     recorder.stop()
-    assert [event["count"] for event in kube.objects("events")] == [2]
+    assert [event["count"] for event in kube.events("Test")] == [2]
     kube.delete()
     stage.settle()
     assert kube.get() is None
