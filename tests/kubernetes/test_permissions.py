@@ -1,6 +1,7 @@
 """How little the controller may be allowed to do: the real API server's RBAC says no to everything else."""
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -11,14 +12,12 @@ from lbctl.kube.events import Recorder
 from lbctl.kube.lease import Elector, Leases
 from lbctl.model import READY, Owner
 
-RULES = [
-    {"apiGroups": [""], "resources": ["services"], "verbs": ["get", "list", "watch"]},
-    {"apiGroups": [""], "resources": ["services/status"], "verbs": ["patch"]},
-    {"apiGroups": [""], "resources": ["nodes", "namespaces"], "verbs": ["get", "list", "watch"]},
-    {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"]},
-    {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"]},
-    {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]},
-]
+RBAC = Path(__file__).parents[2] / "deploy" / "kustomize" / "base" / "rbac.yaml"
+
+
+def rules(kind: str) -> list[dict[str, Any]]:
+    """What the shipped ClusterRoles or Roles allow."""
+    return [rule for item in yaml.safe_load_all(RBAC.read_text()) if item["kind"] == kind for rule in item["rules"]]
 
 
 @pytest.fixture
@@ -28,18 +27,18 @@ def kube(real_kube):
 
 @pytest.fixture
 def allowed(kube, tmp_path) -> Client:
-    """A client that may do what RULES say, and nothing else."""
+    """A client that may do what the shipped manifests say, and nothing else."""
     rbac, name = "/apis/rbac.authorization.k8s.io/v1", kube.namespace
+    inside = f"{rbac}/namespaces/{name}"
     kube.post(kube.path("serviceaccounts"), {"metadata": {"name": "lbctl"}})
-    kube.post(f"{rbac}/clusterroles", {"metadata": {"name": name}, "rules": RULES})
-    kube.post(
-        f"{rbac}/clusterrolebindings",
-        {
+    for place, kind in ((rbac, "ClusterRole"), (inside, "Role")):
+        kube.post(f"{place}/{kind.lower()}s", {"metadata": {"name": name}, "rules": rules(kind)})
+        binding = {
             "metadata": {"name": name},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name},
             "subjects": [{"kind": "ServiceAccount", "name": "lbctl", "namespace": name}],
-        },
-    )
+        }
+        kube.post(f"{place}/{kind.lower()}bindings", binding)
     request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
     token = kube.post(kube.path("serviceaccounts", "lbctl", "token"), request)["status"]["token"]
     config = yaml.safe_load(kube.kubeconfig.read_text())
