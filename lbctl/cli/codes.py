@@ -27,4 +27,6 @@ def epilog() -> str:
 def of(error: LbctlError) -> int:
     """The exit code of an error. Duck-typed for the API server's answers, so that `kube.client` stays unimported."""
     denied = getattr(error, "status", 0) in (401, 403) or error.reason in ("permission", "credentials")
+    if error.reason == "stale-plan":
+        return STALE
     return SETTINGS if isinstance(error, SettingsError) or denied else ERROR

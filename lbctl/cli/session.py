@@ -265,9 +265,23 @@ class Paths:
             namespace = session.config.leader_elect.resource_namespace
             self.cluster_id = self.cluster_id or given.cluster.identity()
             self._installation = installation(given.cluster.client, namespace, create=writes)
-        self.names = only or session.chosen(given.stores.services.all())
+        self.names = only or self._names()
         self.sources = {name: self._source(name) for name in self.names}
         self.paths = {name: self._path(name) for name in self.names}
+
+    def _names(self) -> tuple[str, ...]:
+        """The providers to ask. Files in which nothing is for anybody need none."""
+        services = self._given.stores.services.all()
+        try:
+            return self._session.chosen(services)
+        except SettingsError:
+            if self._given.cluster is not None:
+                raise
+        bare = sum(not service.spec.load_balancer_class for service in services)
+        if bare:
+            left = f"{bare} Services without a loadBalancerClass are left alone: nobody said --default-provider"
+            self._given.assumptions += (left,)
+        return ()
 
     def refresh(self) -> None:
         """Bring what is wanted up to date with the stores."""

@@ -210,8 +210,9 @@ def overlay(live: Service | None, item: Service) -> Service:
         ip_family_policy=item.spec.ip_family_policy or live.spec.ip_family_policy,
         load_balancer_class=item.spec.load_balancer_class or live.spec.load_balancer_class,
     )
+    # Without a version: what the API server is still to allocate is known after apply.
     metadata = msgspec.structs.replace(
-        live.metadata, labels=item.metadata.labels, annotations=item.metadata.annotations
+        live.metadata, labels=item.metadata.labels, annotations=item.metadata.annotations, resource_version=""
     )
     return Service(metadata, spec, live.status)
 

@@ -266,10 +266,10 @@ def _ports(service: Service) -> tuple[Port, ...]:
 
 
 def _node_port(service: Service, port: ServicePort) -> int | None:
-    """0 where none is allocated. None where the Service has not been in a cluster yet, and will get one there."""
+    """0 where none is allocated. None where the Service is not in a cluster as it stands, and will get one there."""
     if port.node_port:
         return port.node_port
-    from_file = not service.metadata.uid and not service.metadata.resource_version
+    from_file = not service.metadata.resource_version
     return None if from_file and service.spec.allocate_load_balancer_node_ports is not False else 0
 
 

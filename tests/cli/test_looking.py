@@ -1,0 +1,162 @@
+"""`lbctl status`, `explain` and `doctor`: what is, why, and what to do."""
+
+import json
+import re
+import threading
+
+import pytest
+
+from lbctl.cli import codes, doctor, status
+from lbctl.sandbox.kube import Fault
+
+SLICES = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
+
+
+def endpoints(world, ready: bool) -> None:
+    body = {
+        "metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}}, "addressType": "IPv4",
+        "endpoints": [{"addresses": ["10.244.0.1"], "conditions": {"ready": ready}, "nodeName": "node-1"}],
+        "ports": [{"port": 80}],
+    }  # fmt: skip
+    world.client.request("POST", SLICES, body)
+
+
+def test_status_says_why_there_is_no_address(lbctl, world) -> None:
+    world.put("web")
+    world.put("bad", ports=[{"port": 1, "protocol": "SCTP"}])
+    lbctl("apply")
+    rows = lbctl("status").out.splitlines()
+    assert re.fullmatch(r"default +bad +- +<pending> +False +- +unsupported-protocol", rows[1])
+    assert re.fullmatch(r"default +web +- +198\.18\.\S+ +True +False +no-endpoints", rows[2])
+
+
+def test_status_knows_other_forms(lbctl, world) -> None:
+    world.put()
+    found = json.loads(lbctl("status", "-o", "json").out)["services"]
+    assert [(s["name"], s["addresses"], s["deleting"]) for s in found] == [("web", [], False)]
+    assert lbctl("status", "-o", "markdown").out.startswith("| namespace |")
+
+
+def test_status_narrows(lbctl, world) -> None:
+    world.put("web")
+    world.put("api")
+    assert "api" not in lbctl("status", "-l", "app=web").out
+    assert "No Services" in lbctl("status", "-n", "elsewhere").err
+
+
+def test_status_follows_what_changes(world, capsys) -> None:
+    from lbctl.daemon import Cluster
+
+    cluster = Cluster(world.client)
+    cluster.watch()
+    thread = threading.Thread(
+        target=status._follow, args=(cluster.stores.services.subscribe, lambda s: s.metadata.name == "web", {}),
+        daemon=True,
+    )  # fmt: skip
+    thread.start()
+    world.put()
+    seen = ""
+    for _ in range(100):
+        seen += capsys.readouterr().out
+        if "web" in seen:
+            break
+        threading.Event().wait(0.05)
+    cluster.stop()
+    assert re.search(r"default +web +- +<pending>", seen)
+
+
+def test_explain_walks_from_the_address_to_the_pods(lbctl, world) -> None:
+    world.put()
+    endpoints(world, ready=True)
+    lbctl("apply")
+    said = lbctl("explain", "web").out
+    assert said.startswith("default/web: it is served as it asks\n")
+    assert re.search(r"1\. ok address: 198\.18\.\S+, ports 80/TCP", said)
+    assert re.search(r"3\. ok NodePorts: 80/TCP → 3\d+", said)
+    assert "6. ok ready pods: 1 of 1 are ready, on node-1" in said
+    assert "$ kubectl get pods -o wide -n default -l app=web" in said
+
+
+def test_explain_says_where_the_way_ends(lbctl, world) -> None:
+    world.put()
+    endpoints(world, ready=False)
+    lbctl("apply")
+    said = lbctl("explain", "svc/web").out
+    assert "!! ready pods: 0 of 1 are ready" in said
+    assert "!! target health: no-endpoints" in said
+
+
+def test_explain_tells_of_a_refusal_and_of_changes(lbctl, world) -> None:
+    world.put("bad", ports=[{"port": 1, "protocol": "SCTP"}])
+    world.put("web")
+    assert "! unsupported-protocol: only TCP and UDP can be served" in lbctl("explain", "default/bad").out
+    assert "+ address" in lbctl("explain", "web").out
+    assert json.loads(lbctl("explain", "bad", "-o", "json").out)["refusal"]["reason"] == "unsupported-protocol"
+
+
+@pytest.mark.parametrize(("spec", "said"), [
+    ({"loadBalancerClass": "example.com/other"}, "its class example.com/other is somebody else's"),
+    ({"type": "ClusterIP"}, "its type is ClusterIP"),
+])  # fmt: skip
+def test_explain_says_what_is_not_ours(lbctl, world, spec, said: str) -> None:
+    world.put(**spec)
+    assert said in lbctl("explain", "web").out
+
+
+def test_explain_without_such_a_service_is_1(lbctl, world) -> None:
+    ran = lbctl("explain", "nobody")
+    assert (ran.code, "there is no Service default/nobody" in ran.err) == (codes.ERROR, True)
+
+
+def test_explain_quotes_what_a_name_could_do_to_a_shell(lbctl, manifest) -> None:
+    path = manifest("web")
+    path.write_text(path.read_text().replace("ports:", "selector: {app: '$(reboot)'}, ports:"))
+    assert "-l 'app=$(reboot)'" in lbctl("explain", "web", "-f", path).out
+
+
+def test_doctor_finds_nothing_wrong_in_a_good_cluster(lbctl, world) -> None:
+    ran = lbctl("doctor", "--no-reach")
+    assert ran.code == codes.OK
+    assert re.search(r"^ok +permissions +all \d+ that the controller needs are granted", ran.out, re.M)
+    assert re.search(r"^ok +memory +an ordinary internal Service would be served", ran.out, re.M)
+    assert re.search(r"^warning +leader +nobody holds the Lease kube-system/lbctl.* lbctl run$", ran.out, re.M)
+
+
+def test_doctor_names_a_missing_permission_and_its_fix(lbctl, world) -> None:
+    world.sandbox.kube.faults.inject(Fault(effect="deny", verbs=("patch",), resources=("services/status",)))
+    ran = lbctl("doctor", "--no-reach", "-o", "json")
+    found = [f for f in json.loads(ran.out)["findings"] if f["level"] == "error"]
+    assert ran.code == codes.SETTINGS
+    assert "patch of services/status is not allowed" in found[0]["finding"]
+    assert "--verb=patch --resource=services/status" in found[0]["fix"]
+
+
+def test_doctor_says_which_settings_are_missing(lbctl, world) -> None:
+    ran = lbctl("doctor", "--no-reach", "--provider", "memory", "--memory-drain", "soon")
+    assert ran.code == codes.SETTINGS
+    assert re.search(r"^error +memory ", ran.out, re.M)
+
+
+def test_doctor_says_which_services_are_refused(lbctl, world) -> None:
+    world.put("bad", ports=[{"port": 1, "protocol": "SCTP"}])
+    assert "default/bad is refused: unsupported-protocol" in lbctl("doctor", "--no-reach").out
+
+
+def test_doctor_tries_node_ports_from_here(lbctl, world, monkeypatch) -> None:
+    tried: list[tuple[str, int]] = []
+
+    def connect(place: tuple[str, int], _timeout: float) -> None:
+        tried.append(place)
+        raise OSError("refused")
+
+    monkeypatch.setattr(doctor.socket, "create_connection", connect)
+    world.put()
+    said = lbctl("doctor").out
+    assert {address for address, _ in tried} == {"10.0.0.1", "10.0.0.2", "10.0.0.3"}
+    assert "does not answer from here: refused" in said
+
+
+def test_what_doctor_asks_for_is_what_the_controller_does() -> None:
+    asked = {(verb, permission.name) for permission in doctor.PERMISSIONS for verb in permission.verbs}
+    assert {("patch", "services/status"), ("update", "leases"), ("create", "events")} < asked
+    assert not any(verb in ("delete", "*") for verb, _ in asked)

@@ -1,0 +1,163 @@
+"""Help, exit codes and what is imported: the outside of the command line."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from lbctl import config
+from lbctl.cli import COMMANDS, _name, codes
+from lbctl.cli import lbctl as group
+from lbctl.errors import CredentialsError, LbctlError, Refused, SettingsError
+
+DOCS = Path(__file__).parents[2] / "docs" / "cli.md"
+UPDATE = bool(os.environ.get("LBCTL_UPDATE_GOLDEN"))
+HEAVY = ("kubernetes", "rich", "prometheus_client", "yaml", "boto3", "botocore", "msgspec", "aiohttp", "moto")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    watched = f"import sys\nfrom lbctl.cli import outcome\noutcome(['--help'])\nprint(*set({HEAVY}) & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", watched], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == ""
+
+
+def test_help_names_every_verb_and_every_exit_code(lbctl) -> None:
+    ran = lbctl("--help")
+    assert ran.code == codes.OK
+    for name in COMMANDS:
+        assert re.search(rf"^  {name} ", ran.out, re.M)
+    for code, text in codes.TABLE.items():
+        assert re.search(rf"^ +{code}  {re.escape(text)}$", ran.out, re.M)
+
+
+def test_the_documentation_has_the_same_exit_codes_and_verbs() -> None:
+    said = DOCS.read_text()
+    for code, text in codes.TABLE.items():
+        assert f"| {code} | {text} |" in said
+    for name in COMMANDS:
+        assert f"lbctl {name}" in said
+
+
+def settings_table() -> str:
+    rows = (
+        f"| `{field.flag}` | `{field.environment}` | `{field.key}` | {field.help} |"
+        for field in sorted(config.FIELDS, key=lambda field: field.key)
+    )
+    return "\n".join(["| flag | environment | file | what for |", "|---|---|---|---|", *rows]) + "\n"
+
+
+def test_the_documentation_lists_every_setting() -> None:
+    """`LBCTL_UPDATE_GOLDEN=1` writes the table anew."""
+    said = DOCS.read_text()
+    found = re.search(r"(?<=<!-- settings -->\n).*?(?=<!-- end -->)", said, re.S)
+    assert found is not None
+    if UPDATE:
+        DOCS.write_text(said.replace(found[0], settings_table()))
+    else:
+        assert found[0] == settings_table()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_verb_has_help(name: str) -> None:
+    done = CliRunner().invoke(group, [name, "--help"], prog_name="lbctl")
+    assert done.exit_code == 0
+    assert f"Usage: lbctl {name}" in done.output
+
+
+@pytest.mark.parametrize("arguments", [
+    ["no-such-verb"], ["plan", "--no-such-flag"], ["plan", "-o", "xml"], ["plan", "--claims", "some"],
+    ["apply", "--wait=soon"], ["plan", "--max-delete", "200%"], ["explain"], ["reconcile"],
+])  # fmt: skip
+def test_wrong_usage_is_64(process, arguments: list[str]) -> None:
+    ran = process(*arguments)
+    assert (ran.code, ran.out) == (codes.USAGE, "")
+    assert "Error" in ran.err
+
+
+def test_a_misspelt_verb_gets_a_guess(lbctl) -> None:
+    assert "Did you mean status?" in lbctl("statsu").err
+
+
+def test_without_a_cluster_it_says_how_to_name_one(process) -> None:
+    ran = process("plan")
+    assert ran.code == codes.SETTINGS
+    assert "give --kubeconfig FILE or set KUBECONFIG" in ran.err
+
+
+def test_a_provider_that_is_not_installed_says_what_to_install(lbctl, manifest) -> None:
+    ran = lbctl("plan", "-f", manifest("web"), "--provider", "gcp")
+    assert ran.code == codes.SETTINGS
+    assert "pip install 'lbctl[gcp]'" in ran.out + ran.err
+
+
+def test_a_wrong_configuration_is_5(process, tmp_path: Path) -> None:
+    (tmp_path / "lbctl.yaml").write_text("apiVersion: lbctl.io/v1alpha1\nkind: Config\nproviderz: [aws]\n")
+    ran = process("plan")
+    assert ran.code == codes.SETTINGS
+    assert ran.err.endswith("lbctl.yaml has an unknown key 'providerz'; did you mean providers?\n")
+
+
+@pytest.mark.parametrize(("error", "code"), [
+    (LbctlError("x"), codes.ERROR),
+    (Refused("x"), codes.ERROR),
+    (Refused("x", reason="permission"), codes.SETTINGS),
+    (SettingsError("x"), codes.SETTINGS),
+    (CredentialsError("x"), codes.SETTINGS),
+])  # fmt: skip
+def test_errors_have_their_codes(error: LbctlError, code: int) -> None:
+    assert codes.of(error) == code
+
+
+def test_an_interrupt_is_130(lbctl, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_arguments: object, **_more: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(click.Group, "invoke", interrupted)
+    assert lbctl("version").code == codes.INTERRUPTED
+
+
+def test_as_kubectls_plugin_it_is_called_so() -> None:
+    assert (_name("/usr/bin/kubectl-lbctl"), _name("/usr/bin/lbctl")) == ("kubectl lbctl", "lbctl")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_has_a_script_for_every_shell(lbctl, shell: str) -> None:
+    assert "_LBCTL_COMPLETE" in lbctl("completion", shell).out
+
+
+def test_version_says_which(lbctl) -> None:
+    assert lbctl("version").out.startswith("lbctl ")
+    assert '"lbctl": "' in lbctl("version", "-o", "json").out
+
+
+def test_providers_lists_what_is_installed(lbctl) -> None:
+    said = lbctl("providers").out
+    assert re.search(r"^memory +lbctl\.io/memory +lbctl .* yes +cloud, drain$", said, re.M)
+
+
+def test_a_provider_without_a_policy_says_so(lbctl) -> None:
+    ran = lbctl("policy", "memory")
+    assert (ran.code, "no-policy: memory needs no permissions" in ran.err) == (codes.ERROR, True)
+
+
+def test_config_view_shows_where_values_came_from(lbctl, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LBCTL_MEMORY_DRAIN", "5")
+    said = lbctl("config", "view", "--show-origin", "--workers", "3").out
+    assert re.search(r"^workers +3 +flag --workers$", said, re.M)
+    assert re.search(r"^memory\.drain +5 +environment LBCTL_MEMORY_DRAIN$", said, re.M)
+    assert re.search(r"^claims +finalizer +default$", said, re.M)
+
+
+def test_config_view_can_be_used_as_a_file(lbctl, tmp_path: Path) -> None:
+    (tmp_path / "shown.yaml").write_text(lbctl("config", "view").out)
+    assert lbctl("config", "validate", "shown.yaml").code == codes.OK
+
+
+def test_the_schema_is_json(lbctl) -> None:
+    assert json.loads(lbctl("config", "schema").out)["title"] == "lbctl configuration"
