@@ -19,11 +19,16 @@ def _default_providers() -> tuple[str, ...]:
     return ("aws",) if "aws" in stands and "aws" in plugins.points(plugins.PROVIDERS) else ("memory",)
 
 
-def _until_interrupted() -> None:
-    """Sleep until Ctrl-C or SIGTERM."""
+def _interruption() -> threading.Event:
+    """Set by Ctrl-C and SIGTERM from now on."""
     ended = threading.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: ended.set())
+    return ended
+
+
+def _wait(ended: threading.Event) -> None:
+    """Without a timeout, Python would not look at signals while it waits."""
     while not ended.wait(1.0):
         pass
 
@@ -41,6 +46,7 @@ def sandbox(providers: tuple[str, ...], port: int, nodes: int, state: Path) -> i
     """
     from lbctl.sandbox.sandbox import Sandbox
 
+    ended = _interruption()
     world = Sandbox(providers or _default_providers(), state, port=port, nodes=nodes)
     try:
         world.start()
@@ -53,7 +59,7 @@ def sandbox(providers: tuple[str, ...], port: int, nodes: int, state: Path) -> i
             f"  kubectl get services -A -w\n"
             f"  lbctl status; lbctl explain your-service\n\nCtrl-C ends it; nothing is kept.\n"
         )
-        _until_interrupted()
+        _wait(ended)
     finally:
         world.stop()
     return codes.OK
@@ -79,6 +85,6 @@ def demo(provider: str | None, keep: bool, state: Path) -> int:
     configure_logging("text", "error", sys.stderr)
     logging.getLogger("lbctl").setLevel(logging.CRITICAL)
     show = Demo(provider or _default_providers()[0], state, lambda text: output.say(text.rstrip("\n") + "\n"))
-    show.run(keep=_until_interrupted if keep else None)
+    show.run(keep=(lambda: _wait(_interruption())) if keep else None)
     output.say("\nThat was all of it. Next: lbctl sandbox, or lbctl plan --help\n")
     return codes.OK

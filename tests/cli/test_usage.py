@@ -58,7 +58,7 @@ def test_the_documentation_lists_every_setting() -> None:
     found = re.search(r"(?<=<!-- settings -->\n).*?(?=<!-- end -->)", said, re.S)
     assert found is not None
     if UPDATE:
-        DOCS.write_text(said.replace(found[0], settings_table()))
+        DOCS.write_text(said[: found.start()] + settings_table() + said[found.end() :])
     else:
         assert found[0] == settings_table()
 
