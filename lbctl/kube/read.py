@@ -189,7 +189,7 @@ def load_balancer(
     provider: str,
     adopts: Callable[[Sequence[Ingress]], bool] = lambda _status: False,
 ) -> LoadBalancer:
-    """What the Service asks for; `problem` says why nobody could serve it.
+    """What the Service asks for; `problem` says why nobody could serve it (what could be read is there all the same).
 
     `adopts` says whether a status that somebody else wrote may become ours (bare metal: it lies in our pools).
     """
@@ -201,7 +201,6 @@ def load_balancer(
         annotations = base.annotations
         read = replace(
             base,
-            ports=_ports(service),
             scheme=intent.scheme(annotations),
             source_ranges=intent.source_ranges(
                 service.spec.load_balancer_source_ranges or (), annotations, base.ip_families
@@ -223,6 +222,7 @@ def _base(service: Service, nodes: tuple[Node, ...], endpoints: Endpoints | None
         created=metadata.creation_timestamp,
         load_balancer_class=spec.load_balancer_class or "",
         labels=metadata.labels or {},
+        ports=_ports(service),
         annotations={} if _annotation_bytes(service) > ANNOTATION_BYTES else metadata.annotations or {},
         session_affinity="ClientIP" if spec.session_affinity == "ClientIP" else "None",
         external_traffic_policy="Local" if spec.external_traffic_policy == "Local" else "Cluster",

@@ -108,6 +108,12 @@ def test_the_table_of_what_nobody_can_serve(parts, reason):
     assert problem(**parts) == reason
 
 
+def test_a_service_with_a_problem_still_says_its_ports():
+    lb = read_it(metadata={"annotations": {"lbctl.io/scheme": "secret"}})
+    assert lb.problem is not None
+    assert lb.ports[0].node_port == 30080
+
+
 def test_ten_megabytes_of_annotations_are_not_carried_along():
     lb = read_it(metadata={"annotations": {"a": "x" * 10_000_000}})
     assert lb.problem is not None

@@ -3,6 +3,7 @@
 import pytest
 
 from lbctl.kube import objects, store
+from lbctl.kube.client import Throttled
 from lbctl.kube.reflector import Backoff, Reflector
 
 PATH = "/api/v1/services"
@@ -189,6 +190,26 @@ def test_a_server_that_ignores_watch_list_is_listed(api, services, reflect):
     api.plan(api.watch(event("ADDED", service("web", 9)), bookmark(10)), api.json(listed(10, service("web", 9))))
     assert reflect(watch_list=True).synced.wait(5)
     assert "watch" not in api.heard(2)[1]["params"]
+
+
+def test_a_watch_list_that_ends_early_is_listed_this_time_and_tried_again_the_next(api, services, reflect):
+    api.plan(
+        api.watch(event("ADDED", service("web", 9)), hold=False),
+        api.json(listed(10, service("web", 9))),
+        api.error(500),
+    )
+    reflect(watch_list=True)
+    asked = api.heard(4)
+    assert [a["params"].get("sendInitialEvents") for a in asked] == ["true", None, None, "true"]
+
+
+def test_the_server_says_how_long_to_wait(client, services):
+    reflector = Reflector(client, objects.SERVICES, services, chance=lambda: 0.0)
+    waits = []
+    reflector._stop.wait = waits.append
+    reflector._wait(Throttled(429, "TooManyRequests", "busy", retry_after=7.0))
+    reflector._wait(Throttled(429, "TooManyRequests", "busy"))
+    assert waits == [7.0, 1.6]
 
 
 def test_pages_make_one_consistent_list(api, services, reflect):

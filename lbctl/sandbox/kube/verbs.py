@@ -317,6 +317,9 @@ class Api:
         if given and given != old["resourceVersion"]:
             raise status.conflict(kind.group, kind.plural, call.name)
         if meta.get("uid") and meta["uid"] != old["uid"]:
+            if call.verb == "patch":
+                cause = wrong("metadata.uid", meta["uid"], "field is immutable")
+                raise invalid(kind.group, kind.kind, call.name, [cause])
             why = f"Precondition failed: UID in precondition: {meta['uid']}, UID in object meta: {old['uid']}"
             raise status.conflict(kind.group, kind.plural, call.name, why)
 
