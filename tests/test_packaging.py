@@ -36,10 +36,12 @@ def test_the_shelf_is_what_is_packaged_and_registered() -> None:
     registered = PROJECT["project"]["entry-points"]["lbctl.providers"]
     assert packaged == ["lbctl", *(f"providers/{name}" for name in SHELF)]
     assert {f"lbctl_{name}" for name in registered} - {"lbctl_memory"} == set(SHELF)
+    assert PROJECT["tool"]["importlinter"]["root_packages"] == ["lbctl", *SHELF]
 
 
 def test_kubernetes_is_spoken_through_its_own_client_in_one_place() -> None:
-    assert importers("kubernetes") == {"lbctl/kube/client.py"}
+    """The sandbox, the other end of the wire, borrows the client's models to know Kubernetes' fields."""
+    assert importers("kubernetes") == {"lbctl/kube/client.py", "lbctl/sandbox/kube/schema.py"}
 
 
 def test_aws_is_spoken_through_boto3_in_one_place() -> None:
