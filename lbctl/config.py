@@ -22,7 +22,8 @@ from lbctl.render import plain
 
 API_VERSION, KIND = "lbctl.io/v1alpha1", "Config"
 DEFAULT_FILE = "lbctl.yaml"
-CLASS_PREFIX = "lbctl.io/"
+SCHEME = "default-scheme"
+"""The setting by which a provider learns what Services get that do not say who may reach them."""
 
 Claims = Literal["finalizer", "none"]
 Tenancy = Literal["closed", "open"]
@@ -84,12 +85,23 @@ class Config(msgspec.Struct, frozen=True):
     def policy(self, plugin: Plugin, *, prune: bool = True) -> Policy:
         """The administrator's word for one provider's stack."""
         limits = msgspec.structs.replace(self.limits, prune=prune, let_through=self.limits.max_delete >= 1)
-        return Policy(self.tenancy, self.rules, limits, self.default_scheme, plugin.privileged)
+        scheme = cast("Scheme", self.given(plugin).get(SCHEME) or self.default_scheme)
+        return Policy(self.tenancy, self.rules, limits, scheme, plugin.privileged)
 
-    def settings_of(self, plugin: Plugin) -> Mapping[str, str]:
-        """A provider's settings: what was said, and the defaults of the rest that have one."""
+    def given(self, plugin: Plugin) -> Mapping[str, str]:
+        """A provider's settings as they were said. One default scheme serves for all that do not say their own."""
         said = self.settings.get(plugin.name, {})
-        return {s.name: said.get(s.name, s.default) for s in plugin.settings if said.get(s.name, s.default)}
+        asks = any(setting.name == SCHEME for setting in plugin.settings) and "default_scheme" in self.origins
+        return {SCHEME: self.default_scheme, **said} if asks else said
+
+    def named(self) -> tuple[str, ...]:
+        """Providers that somebody set something of, in lbctl's own words: AWS_REGION alone does not choose AWS."""
+        ours = [key.split(".")[0] for key, origin in self.origins.items() if not _is_generic(origin)]
+        return tuple(name for name in self.settings if name in ours)
+
+
+def _is_generic(origin: str) -> bool:
+    return origin.startswith("environment ") and not origin.startswith("environment LBCTL_")
 
 
 # ── what can be set ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -447,16 +459,12 @@ def discovered(config: Config, plugin: Plugin, found: Mapping[str, str], source:
     return msgspec.structs.replace(config, settings=settings, origins={**config.origins, **origins})
 
 
-def require(config: Config, plugin: Plugin) -> None:
-    """Raises `SettingsError` for a required setting that nobody gave, with every way to give it."""
-    said = config.settings_of(plugin)
-    for setting in plugin.settings:
-        if setting.required and not said.get(setting.name):
-            names = " or ".join((variable(plugin, setting), *setting.env))
-            raise SettingsError(
-                f"{plugin.name}.{setting.name} is not set ({setting.help}): give {option(plugin, setting)}, "
-                f"the environment variable {names}, or {plugin.name}.{setting.name} in the configuration file"
-            )
+def identified(config: Config, cluster_id: str, source: str) -> Config:
+    """The config with the cluster's id, if nobody gave one."""
+    if config.cluster_id:
+        return config
+    origins = {**config.origins, "cluster_id": f"discovered from {source}"}
+    return msgspec.structs.replace(config, cluster_id=cluster_id, origins=origins)
 
 
 # ── showing ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -57,14 +57,14 @@ def test_every_value_knows_its_origin() -> None:
 
 def test_lbctls_own_variable_beats_the_clouds() -> None:
     found = load(None, {"LBCTL_CLOUD_REGION": "ours", "CLOUD_REGION": "theirs"})
-    assert found.settings_of(CLOUD) == {"region": "ours", "drain": "120"}
+    assert found.given(CLOUD) == {"region": "ours"}
 
 
 def test_discovery_fills_only_what_nobody_said() -> None:
     said = load({"cloud": {"region": "said"}})
-    assert config.discovered(said, CLOUD, {"region": "found"}, "the nodes").settings_of(CLOUD)["region"] == "said"
+    assert config.discovered(said, CLOUD, {"region": "found"}, "the nodes").given(CLOUD)["region"] == "said"
     found = config.discovered(load(), CLOUD, {"region": "found"}, "the nodes")
-    assert (found.settings_of(CLOUD)["region"], found.origins["cloud.region"]) == ("found", "discovered from the nodes")
+    assert (found.given(CLOUD)["region"], found.origins["cloud.region"]) == ("found", "discovered from the nodes")
 
 
 def test_hyphens_and_underscores_are_the_same_in_a_file() -> None:
@@ -120,13 +120,17 @@ def test_a_hundred_percent_lets_every_delete_through() -> None:
     assert not load().policy(CLOUD).limits.let_through
 
 
-def test_a_missing_required_setting_names_every_way_to_give_it() -> None:
-    with pytest.raises(SettingsError) as caught:
-        config.require(load(), CLOUD)
-    assert caught.value.message == (
-        "cloud.region is not set (where): give --cloud-region, the environment variable LBCTL_CLOUD_REGION or "
-        "CLOUD_REGION, or cloud.region in the configuration file"
-    )
+def test_one_default_scheme_serves_policy_and_providers_alike() -> None:
+    asks = Plugin("asks", CLOUD.make, (Setting("default-scheme", "who"),))
+    common = config.load([asks], flags={"default_scheme": "internal"})
+    assert (common.given(asks), common.policy(asks).default_scheme) == ({"default-scheme": "internal"}, "internal")
+    own = config.load([asks], flags={"default_scheme": "internal", "asks.default-scheme": "internet-facing"})
+    assert own.given(asks)["default-scheme"] == own.policy(asks).default_scheme == "internet-facing"
+
+
+def test_a_clouds_own_variable_does_not_choose_the_provider() -> None:
+    assert load(None, {"CLOUD_REGION": "r"}).named() == ()
+    assert load(None, {"LBCTL_CLOUD_REGION": "r"}).named() == load({"cloud": {"drain": 5}}).named() == ("cloud",)
 
 
 def test_a_variable_that_looks_misspelt_is_mentioned() -> None:

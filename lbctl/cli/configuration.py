@@ -2,12 +2,15 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lbctl import config as configuration
 from lbctl.cli import codes, options, output
+
+if TYPE_CHECKING:
+    from lbctl.cli.session import Session
 
 
 @click.group("config")
@@ -17,14 +20,15 @@ def config() -> None:
 
 @config.command("view", cls=options.Configured, keys=options.EVERYTHING)
 @click.option("--show-origin", is_flag=True, help="say of each value where it came from")
+@click.option("--discover", is_flag=True, help="ask the cluster for what nobody said")
 @options.output("yaml", "json", "table")
-def view(show_origin: bool, form: str, flags: dict[str, Any]) -> int:
+def view(show_origin: bool, discover: bool, form: str, flags: dict[str, Any]) -> int:
     """Every setting as it would be used now. Secrets are masked."""
     from lbctl.cli.session import Session
 
     session = Session(flags)
     plugins = tuple(session.installed.values())
-    rows = configuration.shown(session.config, plugins)
+    rows = configuration.shown(_discovered(session) if discover else session.config, plugins)
     if show_origin or form == "table":
         data = {"settings": [{"key": r.key, "value": r.value, "origin": r.origin} for r in rows]}
         table = [(row.key, _flat(row.value), row.origin) for row in rows]
@@ -33,6 +37,23 @@ def view(show_origin: bool, form: str, flags: dict[str, Any]) -> int:
     data = configuration.nested(rows)
     output.say(output.as_yaml(data) if form == "yaml" else output.as_json(data))
     return codes.OK
+
+
+def _discovered(session: "Session") -> configuration.Config:
+    """With what the cluster's nodes and its kube-system namespace say."""
+    from lbctl.cli.session import inputs
+    from lbctl.kube.source import StoreSource
+
+    given = inputs(session, ())
+    assert given.cluster is not None
+    try:
+        nodes = StoreSource(given.stores, provider="").nodes()
+        found = session.config
+        for plugin in session.installed.values():
+            found = configuration.discovered(found, plugin, plugin.discover(nodes), "the nodes")
+        return configuration.identified(found, given.cluster.identity(), "kube-system")
+    finally:
+        given.close()
 
 
 def _flat(value: Any) -> str:

@@ -68,9 +68,8 @@ class Session:
         if self.config.providers:
             return self.config.providers
         named = [self.config.default_provider] if self.config.default_provider else []
-        given = [name for name, said in self.config.settings.items() if said]
         asked = {c[len(read.load_balancer_class("")) :] for s in services if (c := s.spec.load_balancer_class or "")}
-        found = sorted({*named, *given, *(asked & self.installed.keys())})
+        found = sorted({*named, *self.config.named(), *(asked & self.installed.keys())})
         if not found:
             raise SettingsError(
                 f"no provider is chosen: give --provider NAME, LBCTL_PROVIDER or providers in the configuration file "
@@ -84,10 +83,8 @@ class Session:
 
     def harness(self, plugin: Plugin, cluster_id: str, installation: str, observe: Callable[[Call], None]) -> Harness:
         """What the provider is made with."""
-        said = self.config.settings.get(plugin.name, {})
-        return Harness(
-            said, cluster_id, installation, take_over=self.config.take_over, now=utcnow, on_call=observe
-        )
+        said, take_over = self.config.given(plugin), self.config.take_over
+        return Harness(said, cluster_id, installation, take_over=take_over, now=utcnow, on_call=observe)
 
     def options(self, plugin: Plugin, *, claims: bool, prune: bool = True) -> Options:
         """What the administrator decided, for one provider."""

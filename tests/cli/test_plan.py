@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lbctl.cli import codes
+from lbctl.cli import codes, output, session
 
 NODE = """
 apiVersion: v1
@@ -127,10 +127,8 @@ def test_files_over_a_cluster_say_what_a_pull_request_changes(lbctl, world, mani
     assert "- listener" in ran.out
 
 
-def test_the_servers_address_keeps_its_secrets(lbctl, world) -> None:
-    world.put()
-    path = world.client.server.rpartition("/")[2]
-    assert path not in lbctl("plan").out or ":" in path
+def test_the_servers_address_keeps_its_secrets() -> None:
+    assert session._host("https://user:secret@prod.example:6443/also-secret") == "prod.example:6443"
 
 
 def test_a_cloud_that_cannot_be_read_is_named_and_5(lbctl, manifest) -> None:
@@ -150,14 +148,8 @@ def test_there_is_no_colour_without_a_terminal(lbctl, manifest) -> None:
 
 
 @pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
-def test_colour_is_for_terminals_that_want_it(lbctl, manifest, monkeypatch, no_color: str, coloured: bool) -> None:
-    import sys
-
+def test_colour_is_for_terminals_that_want_it(monkeypatch, no_color: str, coloured: bool) -> None:
     monkeypatch.setenv("NO_COLOR", no_color)
     monkeypatch.setenv("TERM", "xterm")
-    path = manifest("web")
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-    from lbctl.cli.output import colourful
-
-    assert colourful() is coloured
-    assert path.exists()
+    monkeypatch.setattr(output.sys.stdout, "isatty", lambda: True, raising=False)
+    assert output.colourful() is coloured

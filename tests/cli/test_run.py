@@ -166,6 +166,17 @@ def test_probes_and_metrics_answer(world) -> None:
     assert not thread.is_alive()
 
 
+def test_an_interrupted_watch_is_130(world) -> None:
+    world.put()
+    command = [sys.executable, "-c", "from lbctl.cli import main; main()", "status", "-w"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        while "web" not in running.stdout.readline():
+            pass
+        running.send_signal(signal.SIGINT)
+        assert running.wait(20) == codes.INTERRUPTED
+
+
 def test_the_demo_shows_it_all_and_ends_by_itself(process) -> None:
     ran = process("demo", "--provider", "memory")
     assert (ran.code, ran.err) == (codes.OK, "")

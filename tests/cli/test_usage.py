@@ -161,3 +161,8 @@ def test_config_view_can_be_used_as_a_file(lbctl, tmp_path: Path) -> None:
 
 def test_the_schema_is_json(lbctl) -> None:
     assert json.loads(lbctl("config", "schema").out)["title"] == "lbctl configuration"
+
+
+def test_config_view_asks_the_cluster_for_what_nobody_said(lbctl, world) -> None:
+    said = lbctl("config", "view", "--show-origin", "--discover").out
+    assert re.search(r"^cluster_id +[0-9a-f-]{36} +discovered from kube-system$", said, re.M)
