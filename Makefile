@@ -57,8 +57,8 @@ bench: $(DEV)/.ready
 lock: $(DEV)/.ready
 	$(DEV)/bin/python $(PIP) pip-tools
 	for set in demo dev; do $(DEV)/bin/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe \
-		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --no-annotate \
-		$$(test $$set = demo && echo "--extra aws --extra sandbox" || echo "--extra dev") \
+		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --no-annotate --unsafe-package lbctl \
+		$$(test $$set = demo && echo "--extra aws --extra sandbox" || echo "--extra aws --extra sandbox --extra dev") \
 		--output-file requirements/$$set.txt pyproject.toml requirements/build.in; done
 
 clean:
