@@ -59,7 +59,8 @@ lock: $(DEV)/.ready
 	for set in demo dev; do $(DEV)/bin/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe \
 		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --no-annotate --unsafe-package lbctl \
 		$$(test $$set = demo && echo "--extra aws --extra sandbox" || echo "--extra aws --extra sandbox --extra dev") \
-		--output-file requirements/$$set.txt pyproject.toml requirements/build.in; done
+		--output-file requirements/$$set.txt pyproject.toml requirements/build.in; \
+		sed -i '/^# The following packages/d; /^lbctl @ /d' requirements/$$set.txt; done
 
 clean:
 	rm -rf $(DEMO) $(DEV) .lbctl build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

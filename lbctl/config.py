@@ -56,7 +56,7 @@ class LeaderElect(msgspec.Struct, frozen=True):
     renew_deadline: float = 10.0
     retry_period: float = 2.0
     resource_name: str = "lbctl"
-    resource_namespace: str = "kube-system"
+    resource_namespace: str = ""
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -224,7 +224,10 @@ FIELDS: tuple[Field, ...] = (
     Field("leader_elect.renew_deadline", _interval, "a leader that could not renew for so long ends", SECONDS),
     Field("leader_elect.retry_period", _interval, "how often it is tried", SECONDS),
     Field("leader_elect.resource_name", _text, "the Lease's name"),
-    Field("leader_elect.resource_namespace", _text, "the Lease's namespace"),
+    Field(
+        "leader_elect.resource_namespace", _text,
+        "the Lease's namespace; lbctl-system if there is one, the pod's own in a cluster, kube-system otherwise",
+    ),
     Field("tenancy", _one_of(Tenancy), "may annotations name cloud objects where no rule says so", _words(Tenancy)),
     Field("default_scheme", _one_of(Scheme), "who may reach Services that do not say", _words(Scheme)),
     Field(

@@ -164,7 +164,7 @@ def _leading(session: "Session", given: "Inputs", patience: float) -> Iterator[C
 
     chosen = session.config.leader_elect
     identity = f"lbctl-apply@{socket.gethostname()}_{os.getpid()}_{secrets.token_hex(4)}"
-    leases = Leases(given.cluster.client, chosen.resource_namespace)
+    leases = Leases(given.cluster.client, session.namespace())
     elector = Elector(leases, chosen.resource_name, identity, terms=session.terms())
     # The elector's own thread acquires and renews; what is waited for here is only that it leads.
     elector.start()
@@ -172,7 +172,7 @@ def _leading(session: "Session", given: "Inputs", patience: float) -> Iterator[C
         if not elector.leading.wait(max(patience, 0.01)):
             holder = elector.holder or "nobody known"
             raise Held(
-                f"the Lease {chosen.resource_namespace}/{chosen.resource_name} is held by {holder}: "
+                f"the Lease {session.namespace()}/{chosen.resource_name} is held by {holder}: "
                 f"stop that one (or let it do the work), or give a longer --lock-timeout"
             )
         yield elector.may_write

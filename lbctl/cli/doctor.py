@@ -59,6 +59,8 @@ class Permission(msgspec.Struct, frozen=True):
     group: str = ""
     namespaced: bool = False
     subresource: str = ""
+    without: str = ""
+    """What is lost without it, if the rest goes on."""
 
     @property
     def name(self) -> str:
@@ -73,7 +75,10 @@ PERMISSIONS = (
     Permission(("list", "watch"), "endpointslices", "discovery.k8s.io"),
     Permission(("create", "patch"), "events"),
     Permission(("get", "create", "update"), "leases", "coordination.k8s.io", namespaced=True),
-    Permission(("get", "create"), "configmaps", namespaced=True),
+    Permission(
+        ("get", "create"), "configmaps", namespaced=True,
+        without="a copy or backup of this cluster is not told from the original",
+    ),
 )
 """What `lbctl run` needs. The chart's ClusterRole and Role grant the same."""
 
@@ -102,7 +107,7 @@ def _findings(session: "Session", *, reach: bool) -> Iterator[Finding]:
     from lbctl.cli.session import Paths, inputs
 
     client = session.client()
-    yield from _guarded("cluster", lambda: _access(client, session.config.leader_elect.resource_namespace))
+    yield from _guarded("cluster", lambda: _access(client, session.namespace()))
     try:
         given = inputs(session, ())
     except LbctlError as error:
@@ -180,7 +185,9 @@ def _denied(permission: Permission, missing: list[str], namespace: str) -> Findi
     scope = f" -n {namespace}" if permission.namespaced else ""
     fix = f"kubectl create {kind} lbctl-{permission.resource}{scope} --verb={','.join(missing)} --resource={resource}"
     said = f"{', '.join(missing)} of {permission.name}{where} is not allowed"
-    return Finding("error", "permissions", said, f"{fix}, and bind it to the service account", codes.SETTINGS)
+    said += f": {permission.without}" if permission.without else ""
+    level: Level = "warning" if permission.without else "error"
+    return Finding(level, "permissions", said, f"{fix}, and bind it to the service account", codes.SETTINGS)
 
 
 class _Named(msgspec.Struct, frozen=True):
@@ -223,9 +230,9 @@ def _leader(session: "Session", client: "Client") -> Iterator[Finding]:
     from lbctl.kube.lease import Leases
 
     chosen = session.config.leader_elect
-    lease = Leases(client, chosen.resource_namespace).get(chosen.resource_name)
+    lease = Leases(client, session.namespace()).get(chosen.resource_name)
     holder = lease.spec.holder_identity if lease else ""
-    place = f"{chosen.resource_namespace}/{chosen.resource_name}"
+    place = f"{session.namespace()}/{chosen.resource_name}"
     if holder and lease:
         yield Finding("ok", "leader", f"{place} is held by {holder}, renewed {lease.spec.renew_time or 'never'}")
     else:

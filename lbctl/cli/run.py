@@ -84,7 +84,7 @@ class Controllers:
         identity = f"{socket.gethostname()}_{secrets.token_hex(4)}"
         self._metrics.leader.labels(chosen.resource_name).set(0)
         return Elector(
-            Leases(cluster.client, chosen.resource_namespace), chosen.resource_name, identity,
+            Leases(cluster.client, self._session.namespace()), chosen.resource_name, identity,
             terms=self._session.terms(), on_started=lambda: self._lead(1), on_lost=self._lose,
         )  # fmt: skip
 
@@ -102,8 +102,7 @@ class Controllers:
 
         config = self._session.config
         cluster_id = config.cluster_id or cluster.identity()
-        namespace = config.leader_elect.resource_namespace
-        installed = installation(cluster.client, namespace, create=True)
+        installed = installation(cluster.client, self._session.namespace(), create=True)
         for plugin in self._plugins():
             harness = self._session.harness(plugin, cluster_id, installed, self._metrics.call(plugin.name))
             daemon.desks.append(

@@ -38,6 +38,11 @@ from lbctl.wanted import Wanted
 INSTALLATION = "lbctl-installation"
 """The ConfigMap that tells a cluster from its copies."""
 
+HOME = "lbctl-system"
+"""The namespace that the manifests install into."""
+
+POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
 Asked = Mapping[str, Any]
 
 
@@ -52,6 +57,7 @@ class Session:
         configure_logging(self.config.log.format if daemon else "text", level, stream)
         self.calls = Calls()
         self._client: Client | None = None
+        self._namespace = self.config.leader_elect.resource_namespace
 
     def client(self, observe: Callable[[Call], None] = ignore) -> Client:
         """The cluster's client. Raises `SettingsError` where no cluster is configured."""
@@ -59,6 +65,22 @@ class Session:
             kubeconfig, context = self.config.kubeconfig or None, self.config.context or None
             self._client = Client.from_config(kubeconfig, context, observe=both(self.calls, observe))
         return self._client
+
+    def namespace(self) -> str:
+        """Where the Lease and the installation's id are: the same for the controller and for one-shots from outside."""
+        if not self._namespace:
+            pod = POD_NAMESPACE.read_text().strip() if POD_NAMESPACE.is_file() and not self.config.kubeconfig else ""
+            self._namespace = HOME if self._is_there(HOME) else pod or "kube-system"
+        return self._namespace
+
+    def _is_there(self, namespace: str) -> bool:
+        try:
+            self.client().get(objects.NAMESPACES.path(name=namespace))
+        except NotFound:
+            return False
+        except Forbidden:
+            return True
+        return True
 
     def chosen(self, services: Iterable[objects.Service] = ()) -> tuple[str, ...]:
         """The providers to run: those configured; else the default one, those with settings, those that Services name.
@@ -259,9 +281,8 @@ class Paths:
         self.cluster_id = session.config.cluster_id
         self._installation = ""
         if given.cluster is not None:
-            namespace = session.config.leader_elect.resource_namespace
             self.cluster_id = self.cluster_id or given.cluster.identity()
-            self._installation = installation(given.cluster.client, namespace, create=writes)
+            self._installation = installation(given.cluster.client, session.namespace(), create=writes)
         self.names = only or self._names()
         self.sources = {name: self._source(name) for name in self.names}
         self.paths = {name: self._path(name) for name in self.names}

@@ -190,3 +190,11 @@ def test_somebody_who_says_no_is_taken_at_the_word(lbctl, world, monkeypatch) ->
     monkeypatch.setattr(verb, "_agreed", lambda _yes: False)
     assert lbctl("apply").code == codes.INTERRUPTED
     assert world.address() == ""
+
+
+def test_the_lease_is_where_the_manifests_put_the_controller(lbctl, world) -> None:
+    world.client.request("POST", "/api/v1/namespaces", {"metadata": {"name": "lbctl-system"}})
+    world.put()
+    lbctl("apply")
+    assert Leases(world.client, "lbctl-system").get("lbctl")
+    assert Leases(world.client, "kube-system").get("lbctl") is None
