@@ -215,12 +215,13 @@ class Desk:
             self.finished = controller.run()
 
     def _make(self) -> Provider:
+        told, self.problem = self.problem, None
         try:
-            self.problem = None
             return make_provider(self._plugin, self._harness, self._source.nodes())
         except SettingsError as error:
             self.problem = error
-            log.error("a provider is not configured", extra={"provider": self.name, "error": str(error)})
+            if str(error) != str(told):
+                log.error("a provider is not configured", extra={"provider": self.name, "error": str(error)})
             return plugins.Unconfigured(self.name, error)
 
     def _controller(self, provider: Provider) -> Controller:
