@@ -189,28 +189,36 @@ def load_balancer(
     provider: str,
     adopts: Callable[[Sequence[Ingress]], bool] = lambda _status: False,
 ) -> LoadBalancer:
-    """What the Service asks for; `problem` says why nobody could serve it (what could be read is there all the same).
+    """What the Service asks for; `problem` says why nobody could serve it.
 
     `adopts` says whether a status that somebody else wrote may become ours (bare metal: it lies in our pools).
     """
     base = _base(service, nodes, endpoints)
     try:
-        _check_elsewhere(service, base.status, adopts)
-        _check_annotations(service)
-        _check_ports(service.spec.ports or ())
-        annotations = base.annotations
-        read = replace(
-            base,
-            scheme=intent.scheme(annotations),
-            source_ranges=intent.source_ranges(
-                service.spec.load_balancer_source_ranges or (), annotations, base.ip_families
-            ),
-            requested_addresses=intent.requested_addresses(service.spec.load_balancer_ip or "", annotations),
-            affinity_timeout=_affinity_timeout(service),
-        )
+        whole = _read(service, base, adopts)
+        refusal = intent.foreign(whole, provider)
     except Refused as no:
-        return replace(base, problem=Refusal(base.owner, no.reason, no.message))
-    return replace(read, problem=intent.foreign(read, provider))
+        whole, refusal = base, Refusal(base.owner, no.reason, no.message)
+    if refusal is None:
+        return whole
+    # What it has, it keeps, and so it still needs its part of what is shared; a new one needs nothing.
+    holds = claimed(service, provider) or (bool(base.status) and ours(service))
+    return replace(whole, problem=refusal, ports=whole.ports if holds else ())
+
+
+def _read(service: Service, base: LoadBalancer, adopts: Callable[[Sequence[Ingress]], bool]) -> LoadBalancer:
+    """What can be wrong, read; raises `Refused` where it is."""
+    _check_elsewhere(service, base.status, adopts)
+    _check_annotations(service)
+    _check_ports(service.spec.ports or ())
+    said, annotations = service.spec, base.annotations
+    return replace(
+        base,
+        scheme=intent.scheme(annotations),
+        source_ranges=intent.source_ranges(said.load_balancer_source_ranges or (), annotations, base.ip_families),
+        requested_addresses=intent.requested_addresses(said.load_balancer_ip or "", annotations),
+        affinity_timeout=_affinity_timeout(service),
+    )
 
 
 def _base(service: Service, nodes: tuple[Node, ...], endpoints: Endpoints | None) -> LoadBalancer:

@@ -108,10 +108,20 @@ def test_the_table_of_what_nobody_can_serve(parts, reason):
     assert problem(**parts) == reason
 
 
-def test_a_service_with_a_problem_still_says_its_ports():
-    lb = read_it(metadata={"annotations": {"lbctl.io/scheme": "secret"}})
+@pytest.mark.parametrize(
+    ("finalizers", "status", "expected"),
+    [
+        ([], {}, []),
+        (["lbctl.io/aws"], {}, [30080]),
+        ([], {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}, "conditions": [{"type": READY}]}, [30080]),
+        ([], {"conditions": [{"type": READY, "status": "False", "reason": "bad-scheme"}]}, []),
+    ],
+)
+def test_a_service_with_a_problem_says_its_ports_if_it_has_something_to_keep(finalizers, status, expected):
+    metadata = {"annotations": {"lbctl.io/scheme": "secret"}, "finalizers": finalizers}
+    lb = read_it(metadata=metadata, status=status)
     assert lb.problem is not None
-    assert lb.ports[0].node_port == 30080
+    assert [port.node_port for port in lb.ports] == expected
 
 
 def test_ten_megabytes_of_annotations_are_not_carried_along():
