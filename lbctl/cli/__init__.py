@@ -8,12 +8,15 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lbctl.cli import codes
 from lbctl.errors import LbctlError, SettingsError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("lbctl.cli.sandbox:demo", "See it work: a cluster, a cloud and the controller, all on this machine."),
@@ -50,6 +53,13 @@ class Verbs(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
+        """Verbs by their names alone: nothing is imported while somebody types."""
+        from click.shell_completion import CompletionItem
+
+        verbs = [CompletionItem(name, help=text) for name, (_, text) in COMMANDS.items() if name.startswith(incomplete)]
+        return [*verbs, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -88,6 +98,17 @@ def lbctl() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command, and end the process with its exit code."""
     sys.exit(outcome(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def complete(arguments: Sequence[str] | None = None) -> None:
+    """`kubectl_complete-lbctl`: what kubectl offers behind `kubectl lbctl`. The last argument is what was begun."""
+    from click.shell_completion import ShellComplete
+
+    *words, incomplete = list(sys.argv[1:] if arguments is None else arguments) or [""]
+    for item in ShellComplete(lbctl, {}, "lbctl", "").get_completions(words, incomplete):
+        click.echo(f"{item.value}\t{item.help or ''}")
+    # Cobra's directive 4: no file names.
+    click.echo(":4")
 
 
 def outcome(arguments: list[str]) -> int:

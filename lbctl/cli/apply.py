@@ -268,14 +268,15 @@ class _Run:
             data = {**render.data(preview), "api_calls": self._session.calls.by_service(), "results": _results(ended)}
             output.say(output.as_json(data) if form == "json" else output.as_yaml(data))
             return
+        from lbctl.model import SHARED
         from lbctl.render import calls, line
 
-        done = len(ended.ended("done"))
+        done = sum(result.owner != SHARED for result in ended.ended("done"))
         rows = [f"! {r.owner}  {r.reason}: {r.message}" for r in failed]
         rows += [f"… {r.owner}  {r.reason}: {r.message}" for r in waiting]
         said = "".join(f"{line(row, 2)}\n" for row in rows)
         counted = calls(self._session.calls.by_service())
-        summary = f"Done: {ended.applied} changes applied, {done} owners finished"
+        summary = f"Done: {ended.applied} changes applied, {done} Services finished"
         summary += f", {len(failed)} failed" if failed else ""
         summary += f", {len(waiting)} not ready yet" if waiting else ""
         output.say(f"{said}{line(summary)}. API calls: {line(counted)}.\n", signs=True)

@@ -80,12 +80,11 @@ def _explanation(session: "Session", given: "Inputs", owner: "Owner") -> Explana
 
 def _provider(session: "Session", service: "Service") -> str:
     """Whose it is: by its class, or the default provider's; empty if nobody's here."""
-    named = service.spec.load_balancer_class or ""
+    from lbctl.cli.session import provider_of
+
     if service.spec.type != "LoadBalancer":
         return ""
-    if named:
-        return named.removeprefix("lbctl.io/") if named.startswith("lbctl.io/") else ""
-    return session.config.default_provider
+    return provider_of(service) if service.spec.load_balancer_class else session.config.default_provider
 
 
 def _not_ours(service: "Service") -> str:

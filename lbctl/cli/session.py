@@ -28,7 +28,8 @@ from lbctl.kube.lease import Terms
 from lbctl.kube.source import Stores, StoreSource, stores
 from lbctl.model import Owner
 from lbctl.plan import Change, Plan
-from lbctl.provider import Call, Harness, Plugin, ignore
+from lbctl.policy import Policy
+from lbctl.provider import Call, Harness, Plugin, Provider, ignore
 from lbctl.reconcile import Reconciler
 from lbctl.render import Preview
 from lbctl.stack import Stack
@@ -90,8 +91,8 @@ class Session:
         if self.config.providers:
             return self.config.providers
         named = [self.config.default_provider] if self.config.default_provider else []
-        asked = {c[len(read.load_balancer_class("")) :] for s in services if (c := s.spec.load_balancer_class or "")}
-        found = sorted({*named, *self.config.named(), *(asked & self.installed.keys())})
+        asked = {name for service in services if (name := provider_of(service))}
+        found = sorted({*named, *self.config.named(), *asked})
         if not found:
             raise SettingsError(
                 f"no provider is chosen: give --provider NAME, LBCTL_PROVIDER or providers in the configuration file "
@@ -108,14 +109,14 @@ class Session:
         said, take_over = self.config.given(plugin), self.config.take_over
         return Harness(said, cluster_id, installation, take_over=take_over, now=utcnow, on_call=observe)
 
-    def options(self, plugin: Plugin, *, claims: bool, prune: bool = True) -> Options:
+    def options(self, plugin: Plugin | None, *, claims: bool, prune: bool = True) -> Options:
         """What the administrator decided, for one provider."""
         chosen = self.config.intervals
         timing = Timing(
             settle=chosen.settle, audit=chosen.audit, backoff=chosen.backoff, backoff_most=chosen.backoff_most,
             shutdown=chosen.shutdown,
         )  # fmt: skip
-        policy = self.config.policy(plugin, prune=prune)
+        policy = self.config.policy(plugin, prune=prune) if plugin else Policy()
         return Options(self.config.default_provider or None, claims, policy, timing, self.config.workers)
 
     def terms(self) -> Terms:
@@ -145,6 +146,12 @@ def _config(flags: Asked, plugins_: Sequence[Plugin]) -> Config:
     for warning in loaded.warnings:
         hint(f"lbctl: {warning}")
     return loaded
+
+
+def provider_of(service: objects.Service) -> str:
+    """The provider that a Service's class names; empty where it names none of lbctl's."""
+    prefix, named = read.load_balancer_class(""), service.spec.load_balancer_class or ""
+    return named.removeprefix(prefix) if service.spec.type == "LoadBalancer" and named.startswith(prefix) else ""
 
 
 def both(*observers: Callable[[Call], None]) -> Callable[[Call], None]:
@@ -342,17 +349,23 @@ class Paths:
 
     def _path(self, name: str) -> Way:
         try:
-            made = self._made(name)
+            made = self._made(name, self._provider(name))
         except SettingsError as error:
-            return Way(name, problem=error)
+            if name in self._session.installed or name in self._session.config.providers:
+                return Way(name, problem=error)
+            # Only Services speak of it: they are told, and nobody else is held up.
+            made = self._made(name, plugins.Unconfigured(name, error))
         fill(made.wanted, self.sources[name])
         return Way(name, made)
 
-    def _made(self, name: str) -> Reconciler:
+    def _provider(self, name: str) -> Provider:
         plugin = self._session.plugin(name)
         observe = renamed(self._session.calls, name)
         harness = self._session.harness(plugin, self.cluster_id, self._installation, observe)
-        provider = make_provider(plugin, harness, self.sources[name].nodes())
+        return make_provider(plugin, harness, self.sources[name].nodes())
+
+    def _made(self, name: str, provider: Provider) -> Reconciler:
+        plugin = self._session.installed.get(name)
         options = self._session.options(plugin, claims=self._claims(), prune=self._prune)
         cluster = self._given.cluster
         if cluster is None:

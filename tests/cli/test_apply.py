@@ -198,3 +198,14 @@ def test_the_lease_is_where_the_manifests_put_the_controller(lbctl, world) -> No
     lbctl("apply")
     assert Leases(world.client, "lbctl-system").get("lbctl")
     assert Leases(world.client, "kube-system").get("lbctl") is None
+
+
+def test_services_of_a_provider_that_is_not_installed_are_told(lbctl, world) -> None:
+    world.put("web")
+    world.put("far", loadBalancerClass="lbctl.io/gcp")
+    config = world.sandbox.config
+    config.write_text(config.read_text().replace('"providers": [\n    "memory"\n  ],', ""))
+    ran = lbctl("apply", "--strict")
+    assert (ran.code, "! default/far  provider-not-configured" in ran.out) == (codes.PARTIAL, True)
+    assert "pip install 'lbctl[gcp]'" in lbctl("explain", "far").out
+    assert world.address("web")

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from lbctl import config
-from lbctl.cli import COMMANDS, _name, codes
+from lbctl.cli import COMMANDS, _name, codes, complete
 from lbctl.cli import lbctl as group
 from lbctl.errors import CredentialsError, LbctlError, Refused, SettingsError
 
@@ -124,6 +124,13 @@ def test_an_interrupt_is_130(lbctl, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_as_kubectls_plugin_it_is_called_so() -> None:
     assert (_name("/usr/bin/kubectl-lbctl"), _name("/usr/bin/lbctl")) == ("kubectl lbctl", "lbctl")
+
+
+def test_kubectl_completes_verbs_and_flags(capsys) -> None:
+    complete(["sta"])
+    assert capsys.readouterr().out == "status\tServices and their addresses, and why one has none.\n:4\n"
+    complete(["plan", "--detailed"])
+    assert capsys.readouterr().out.startswith("--detailed-exitcode\t")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
