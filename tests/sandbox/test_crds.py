@@ -7,6 +7,7 @@ import pytest
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 POOLS = "/apis/example.com/v1/pools"
 
+OWN = {"apiVersion": "example.com/v1", "kind": "Pool"}
 UP = {"type": "boolean", "default": True}
 SPEC = {
     "type": "object",
@@ -17,6 +18,7 @@ SPEC = {
         "weight": {"type": "integer", "minimum": 1, "maximum": 10},
         "nick": {"type": "string", "minLength": 2, "maxLength": 4},
         "port": {"x-kubernetes-int-or-string": True},
+        "net": {"type": "string", "format": "cidr"},
         "any": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
         "labels": {"type": "object", "additionalProperties": {"type": "string"}},
         "peers": {
@@ -38,7 +40,7 @@ def definition(scope: str = "Cluster", **version: Any) -> dict[str, Any]:
 
 
 def pool(name: str = "a", **spec: Any) -> dict[str, Any]:
-    return {"metadata": {"name": name}, "spec": {"addresses": ["10.0.0.0/24"]} | spec}
+    return OWN | {"metadata": {"name": name}, "spec": {"addresses": ["10.0.0.0/24"]} | spec}
 
 
 @pytest.fixture(autouse=True)
@@ -82,6 +84,8 @@ def test_unknown_fields_are_pruned_where_they_are_not_preserved(raw):
         ({"weight": True}, "spec.weight", "must be of type integer"),
         ({"nick": "x"}, "spec.nick", "should be at least 2 chars long"),
         ({"nick": "xxxxx"}, "spec.nick", "may not be more than 4 bytes"),
+        ({"port": True}, "spec.port", 'spec.port in body must be of type integer,string: "boolean"'),
+        ({"net": "10.0.0.1"}, "spec.net", 'spec.net in body must be of type cidr: "10.0.0.1"'),
         ({"labels": {"a": 1}}, "spec.labels.a", "must be of type string"),
         ({"peers": [{"name": "x"}, {"name": "x"}]}, "spec.peers[1]", 'Duplicate value: {"name":"x"}'),
     ],
@@ -116,6 +120,12 @@ def test_the_generation_counts_changes_of_the_spec_only(raw):
     raw.patch(f"{POOLS}/a/status", {"status": {"free": 1}}, merge)
     assert raw.get(f"{POOLS}/a").body["metadata"]["generation"] == 1
     assert raw.patch(f"{POOLS}/a", {"spec": {"weight": 2}}, merge).body["metadata"]["generation"] == 2
+
+
+def test_custom_resources_say_what_they_are(raw):
+    answer = raw.post(POOLS, {"metadata": {"name": "a"}, "spec": {"addresses": ["1"]}})
+
+    assert (answer.code, "Object 'Kind' is missing" in answer.body["message"]) == (400, True)
 
 
 def test_strategic_patches_are_for_built_in_kinds(raw):

@@ -128,6 +128,13 @@ def test_other_fields_are_not_selectable(raw):
     assert (answer.code, answer.body["message"]) == (400, "field label not supported: spec.ports")
 
 
+@pytest.mark.parametrize(
+    ("query", "code"), [({"limit": "x"}, 400), ({"resourceVersion": "x"}, 400), ({"limit": "-1"}, 200)]
+)
+def test_options_are_numbers_where_they_should_be(raw, query: dict[str, str], code: int):
+    assert raw.get(CONFIG, **query).code == code
+
+
 def test_a_selector_that_makes_no_sense_is_refused(raw):
     assert raw.get(SERVICES, labelSelector="a in b in c").code == 400
 

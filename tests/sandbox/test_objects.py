@@ -25,7 +25,12 @@ def test_a_new_object_gets_an_identity(make: Make):
 
 
 def test_what_a_client_says_about_system_fields_is_ignored(raw):
-    meta = {"name": "a", "uid": "mine", "creationTimestamp": "2001-01-01T00:00:00Z", "deletionTimestamp": "x"}
+    meta = {
+        "name": "a",
+        "uid": "mine",
+        "creationTimestamp": "2001-01-01T00:00:00Z",
+        "deletionTimestamp": "2001-01-01T00:00:00Z",
+    }
 
     created = raw.post(CONFIG, {"metadata": meta}).body["metadata"]
 

@@ -1,5 +1,6 @@
 """Custom resources: a CustomResourceDefinition makes its kind served, and its schema is what the objects must be."""
 
+import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -192,7 +193,7 @@ def _fits(value: Any, schema: Schema) -> bool:
 
 def _validate(value: Any, schema: Schema, path: str) -> Iterator[Cause]:
     if not _fits(value, schema):
-        word, kind = _WORDS.get(type(value), "null"), schema["type"]
+        word, kind = _WORDS.get(type(value), "null"), schema.get("type", "integer,string")
         yield mistyped(path, word, f'{path} in body must be of type {kind}: "{word}"')
         return
     if value is None:
@@ -218,7 +219,9 @@ def _check_value(value: Any, schema: Schema, path: str) -> Iterator[Cause]:
         passing = sum(not any(_validate(value, shape, path)) for shape in shapes)
         if shapes and (passing == 0 or (count and passing != count)):
             say = f"must validate {'one and only' if count else 'at least'} one schema ({word})"
-            yield wrong(path, value, f'"{path}" {say}')
+            found = f". Found {f'{passing} valid alternatives' if passing else 'none valid'}" if count else ""
+            # The place is lost in go-openapi's composite errors.
+            yield wrong("<nil>", "", f'"{path}" {say}{found}')
     if (banned := schema.get("not")) and not any(_validate(value, banned, path)):
         yield wrong(path, value, f'"{path}" must not validate the schema (not)')
 
@@ -261,8 +264,42 @@ def _check_text(value: str, schema: Schema, path: str) -> Iterator[Cause]:
         yield too_long(path, schema["maxLength"])
     if len(value) < schema.get("minLength", 0):
         yield wrong(path, value, f"{path} in body should be at least {schema['minLength']} chars long")
+    if not _FORMATS.get(schema.get("format", ""), _anything)(value):
+        kind = schema["format"]
+        yield mistyped(path, value, f'{path} in body must be of type {kind}: "{value}"')
     if "pattern" in schema and not re.search(schema["pattern"], value):
         yield wrong(path, value, f"{path} in body should match '{schema['pattern']}'")
+
+
+def _parses(parse: Callable[[str], object]) -> Callable[[str], bool]:
+    def check(text: str) -> bool:
+        try:
+            parse(text)
+        except ValueError:
+            return False
+        return True
+
+    return check
+
+
+def _anything(_: str) -> bool:
+    return True
+
+
+def _network(text: str) -> object:
+    if "/" not in text:
+        raise ValueError(text)
+    return ipaddress.ip_interface(text)
+
+
+_FORMATS: Mapping[str, Callable[[str], bool]] = {
+    "cidr": _parses(_network),
+    "ipv4": _parses(ipaddress.IPv4Address),
+    "ipv6": _parses(ipaddress.IPv6Address),
+    "date-time": _parses(datetime.fromisoformat),
+    "mac": lambda text: re.fullmatch(r"([0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}", text) is not None,
+}
+"""The formats that are checked; others are taken for documentation."""
 
 
 def _check_number(value: float, schema: Schema, path: str) -> Iterator[Cause]:

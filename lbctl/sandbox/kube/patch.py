@@ -46,20 +46,18 @@ def _operate(target: Any, operation: Mapping[str, Any]) -> Any:
     if name == "remove":
         return _write(target, path, remove=True)
     if name in ("add", "replace"):
-        if name == "replace":
-            _read(target, path)
         return _write(target, path, operation.get("value"), insert=name == "add")
     if name in ("move", "copy"):
         source = _pointer(operation.get("from"))
         value = _read(target, source)
         rest = _write(target, source, remove=True) if name == "move" else target
         return _write(rest, path, value, insert=True)
-    raise bad_request(f"error decoding patch: unexpected kind: {name}")
+    raise _unapplied(f"unexpected kind: {name}")
 
 
 def _pointer(text: object) -> list[str]:
     if not isinstance(text, str) or (text and not text.startswith("/")):
-        raise bad_request(f"error decoding patch: {text!r} is no JSON pointer")
+        raise _unapplied(f"{text!r} is no JSON pointer")
     return [part.replace("~1", "/").replace("~0", "~") for part in text.split("/")[1:]]
 
 
@@ -125,44 +123,44 @@ def strategic(target: Any, patch: Any, model: str) -> Any:
         return {}
     result = dict(target) if isinstance(target, dict) else {}
     for name, value in patch.items():
-        _merge_field(result, name, value, model)
+        directive, _, field = name.partition("/")
+        if directive == "$deleteFromPrimitiveList":
+            result[field] = [item for item in result.get(field) or () if item not in value]
+        elif directive == "$setElementOrder" and field not in patch and field in result:
+            _merge_field(result, field, [], model, value)
+        elif not name.startswith("$"):
+            _merge_field(result, name, value, model, patch.get(f"$setElementOrder/{name}"))
     if isinstance(keep := patch.get("$retainKeys"), list):
         result = {name: value for name, value in result.items() if name in keep}
     return result
 
 
-def _merge_field(result: dict[str, Any], name: str, value: Any, model: str) -> None:
-    directive, _, field = name.partition("/")
-    if directive == "$deleteFromPrimitiveList":
-        result[field] = [item for item in result.get(field) or () if item not in value]
-    elif directive == "$setElementOrder":
-        result[field] = _ordered(result.get(field) or [], value, schema.merge_key(model, field))
-    elif name.startswith("$"):
-        return
+def _merge_field(result: dict[str, Any], name: str, value: Any, model: str, order: list[Any] | None) -> None:
+    if isinstance(value, list) and (key := schema.merge_key(model, name)) is not None:
+        held = result.get(name) or []
+        merged = (
+            _merge_set(held, value) if key == "" else _merge_list(held, value, key, schema.field_model(model, name))
+        )
+        result[name] = _ordered(merged, value if order is None else order, held, key)
     elif value is None:
         result.pop(name, None)
-    elif isinstance(value, list):
-        result[name] = _merge_list(result.get(name) or [], value, model, name)
     else:
         result[name] = strategic(result.get(name), value, schema.field_model(model, name))
 
 
-def _merge_list(held: list[Any], patch: list[Any], model: str, field: str) -> list[Any]:
-    key = schema.merge_key(model, field)
-    if key is None:
-        return patch
-    if key == "":
-        return held + [item for item in patch if item not in held]
+def _merge_set(held: list[Any], patch: list[Any]) -> list[Any]:
+    return held + [item for item in patch if item not in held]
+
+
+def _merge_list(held: list[Any], patch: list[Any], key: str, model: str) -> list[Any]:
     if any(not isinstance(item, dict) for item in (*held, *patch)):
-        raise bad_request(f"{field} is a list of objects")
-    replace = any(item.get("$patch") == "replace" for item in patch)
-    items = [] if replace else list(held)
+        raise bad_request(f"a list that is merged by {key} is one of objects")
+    items = [] if any(item.get("$patch") == "replace" for item in patch) else list(held)
     for change in patch:
-        if "$patch" in change and key not in change:
-            continue
-        if key not in change:
-            raise bad_request(f"map: {change} does not contain declared merge key: {key}")
-        _merge_item(items, change, key, schema.field_model(model, field))
+        if key in change:
+            _merge_item(items, change, key, model)
+        elif "$patch" not in change:
+            raise Refusal(500, "", f"map: {change} does not contain declared merge key: {key}")
     return items
 
 
@@ -176,15 +174,19 @@ def _merge_item(items: list[Any], change: dict[str, Any], key: str, model: str) 
         items[at] = strategic(items[at], change, model)
 
 
-def _ordered(items: list[Any], order: list[Any], key: str | None) -> list[Any]:
-    """The items in the order that the patch states; those that it does not name stay behind the one before them."""
-    places = {_identity(item, key): index for index, item in enumerate(order)}
-    last, ranked = -1, []
-    for position, item in enumerate(items):
-        last = places.get(_identity(item, key), last)
-        ranked.append((last, _identity(item, key) not in places, position))
-    return [items[position] for _, _, position in sorted(ranked)]
+def _ordered(items: list[Any], order: list[Any], held: list[Any], key: str) -> list[Any]:
+    """What the patch names in the patch's order, between the rest in its own (mergeSortedSlice)."""
+    wanted = [_identity(item, key) for item in order]
+    before = [_identity(item, key) for item in held]
+    named = sorted((i for i in items if _identity(i, key) in wanted), key=lambda i: wanted.index(_identity(i, key)))
+    rest = [item for item in items if _identity(item, key) not in wanted]
+    result = []
+    while named and rest:
+        left, right = _identity(named[0], key), _identity(rest[0], key)
+        known = left in before and right in before
+        result.append((rest if known and before.index(right) < before.index(left) else named).pop(0))
+    return result + named + rest
 
 
-def _identity(item: Any, key: str | None) -> Any:
+def _identity(item: Any, key: str) -> Any:
     return item.get(key) if key and isinstance(item, dict) else item

@@ -71,11 +71,8 @@ def qualified_name(value: str) -> list[str]:
     if "/" in prefix:
         say = "with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"
         return [f"a qualified name {_SAY_NAME} {say}"]
-    return said + (["name part must be non-empty"] if not name else [f"name part {w}" for w in _name_part(name)])
-
-
-def _name_part(name: str) -> list[str]:
-    return _matches(_NAME, name, 63, _SAY_NAME)
+    empty = [] if name else ["must be non-empty"]
+    return said + [f"name part {word}" for word in (*empty, *_matches(_NAME, name, 63, _SAY_NAME))]
 
 
 def check_labels(labels: Mapping[str, str], path: str) -> list[Cause]:
@@ -183,7 +180,7 @@ class NodeRules(Rules):
         super().update(obj, old)
         was, now = (node.get("spec", {}).get("providerID") for node in (old, obj))
         if was and now != was:
-            say = "node updates may only change labels, taints, or capacity"
+            say = 'node updates may not change providerID except from "" to valid'
             return [not_permitted("spec.providerID", say)]
         return []
 
@@ -241,9 +238,7 @@ class EndpointSliceRules(Rules):
     """The address type is one of three, and stays."""
 
     def default(self, obj: Object) -> None:
-        obj.setdefault("endpoints", [])
-        obj.setdefault("ports", [])
-        for port in obj["ports"]:
+        for port in obj.get("ports") or ():
             port.setdefault("name", "")
             port.setdefault("protocol", "TCP")
 

@@ -36,8 +36,24 @@ MERGE_KEYS: Mapping[tuple[str, str], str] = {
 """Lists that strategic patches merge: by this key of their items, or as a set where it is empty (k8s.io/api's tags)."""
 
 _QUANTITIES = frozenset({"capacity", "allocatable", "limits", "requests", "overhead"})
-_KEPT_EMPTY = frozenset({("V1EndpointSlice", "endpoints"), ("V1EndpointSlice", "ports")})
-_ALWAYS: Mapping[str, Mapping[str, Any]] = {"V1Condition": {"lastTransitionTime": None, "message": "", "reason": ""}}
+_NODE_INFO = (
+    "architecture", "bootID", "containerRuntimeVersion", "kernelVersion", "kubeProxyVersion", "kubeletVersion",
+    "machineID", "operatingSystem", "osImage", "systemUUID",
+)  # fmt: skip
+_NODE_STATUS = {"daemonEndpoints": {"kubeletEndpoint": {"Port": 0}}, "nodeInfo": dict.fromkeys(_NODE_INFO, "")}
+_ALWAYS: Mapping[str, Mapping[str, Any]] = {
+    "V1Condition": {"lastTransitionTime": None, "message": "", "reason": ""},
+    "V1EndpointSlice": {"endpoints": None, "ports": None},
+    "V1Endpoint": {"conditions": {}},
+    "V1Node": {"spec": {}, "status": _NODE_STATUS},
+    "V1NodeStatus": _NODE_STATUS,
+    "V1NodeSystemInfo": dict.fromkeys(_NODE_INFO, ""),
+    "V1NodeCondition": {"lastHeartbeatTime": None, "lastTransitionTime": None},
+    "CoreV1Event": {
+        "eventTime": None, "firstTimestamp": None, "lastTimestamp": None, "reportingComponent": "",
+        "reportingInstance": "", "source": {},
+    },
+}  # fmt: skip
 """Fields that are there even when nobody set them (no omitempty)."""
 _GO_TYPE = {"str": "string", "int": "int32", "float": "float64", "bool": "bool", "datetime": "Time"}
 
@@ -107,7 +123,7 @@ def _prune(obj: Object, model: str, path: str) -> Iterator[str]:
             del obj[name]
         else:
             yield from _check(value, known[name].type, here, f"{_go(model)[3:]}.{name}")
-            if value in ([], {}) and known[name].type[:4] in ("list", "dict") and (model, name) not in _KEPT_EMPTY:
+            if value in ([], {}) and known[name].type[:4] in ("list", "dict"):
                 del obj[name]
     for name, value in always.items():
         obj.setdefault(name, value)
@@ -121,8 +137,8 @@ def _check(value: Any, kind: str, path: str, name: str) -> Iterator[str]:
             yield from _check(item, inner(kind), f"{path}[{index}]", name)
     elif kind.startswith("dict"):
         _expect(isinstance(value, dict), value, f"map[string]{_go(inner(kind))}", path, name)
-        for key, item in value.items():
-            yield from _check(item, inner(kind), f"{path}.{key}", name)
+        for item in value.values():
+            yield from _check(item, inner(kind), path, name)
     elif fields(kind):
         _expect(isinstance(value, dict), value, _go(kind), path, name)
         yield from _prune(value, kind, path)
@@ -135,7 +151,7 @@ def _fits(value: Any, kind: str, name: str) -> bool:
         case "str":
             return isinstance(value, str) or name in _QUANTITIES
         case "datetime":
-            return isinstance(value, str)
+            return isinstance(value, str) and re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", value) is not None
         case "int":
             return isinstance(value, int) and not isinstance(value, bool)
         case "float":

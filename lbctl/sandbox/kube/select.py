@@ -76,8 +76,9 @@ def _field_term(kind: Kind, term: str, whole: str) -> Predicate:
     name, equal, value = found[1], found[2] != "!=", found[3]
     known = ("metadata.name", *(("metadata.namespace",) if kind.namespaced else ()), *kind.selectable)
     if name not in known:
-        what = f'"{name}" is not a known field selector: only {", ".join(f"{item!r}" for item in known)}'
-        raise bad_request(f"field label not supported: {name}" if not kind.custom else what)
+        choices = ", ".join(f'"{item}"' for item in known)
+        what = f'"{name}" is not a known field selector: only {choices}'
+        raise bad_request(f"field label not supported: {name}" if kind.selectable and not kind.custom else what)
     return lambda obj: (field_value(obj, name) == value) is equal
 
 

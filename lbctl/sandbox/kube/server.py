@@ -22,7 +22,7 @@ from lbctl.sandbox.kube.faults import Fault, Faults, Recorded
 from lbctl.sandbox.kube.kinds import Kind, Object
 from lbctl.sandbox.kube.status import Refusal
 from lbctl.sandbox.kube.store import Entry
-from lbctl.sandbox.kube.verbs import Api, Call, Many, One, Said
+from lbctl.sandbox.kube.verbs import Api, Call, Many, One, Said, number
 from lbctl.sandbox.kube.watch import INITIAL_EVENTS_END, Frame, Watch
 
 _JSON = "application/json"
@@ -297,7 +297,7 @@ class Server:
     async def _tell(self, response: web.StreamResponse, call: Call, watch: Watch, lines: "_Lines") -> None:
         loop, ready = asyncio.get_running_loop(), asyncio.Event()
         watch.wake = ready.set
-        end = loop.time() + float(call.query.get("timeoutSeconds") or random.uniform(1800, 3600))
+        end = loop.time() + (number(call.query, "timeoutSeconds") or random.uniform(1800, 3600))
         bookmarks = call.query.get("allowWatchBookmarks") == "true"
         next_bookmark = loop.time() + self._bookmark if bookmarks else end
         while True:

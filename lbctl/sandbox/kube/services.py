@@ -5,7 +5,7 @@ pkg/apis/core/validation (validateService, ValidateServiceUpdate, ValidateLoadBa
 """
 
 import ipaddress
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Container, Iterator, Mapping, Set
 from itertools import chain
 from typing import Any
 
@@ -31,6 +31,7 @@ _TYPES = ("ClusterIP", "ExternalName", "LoadBalancer", "NodePort")
 _SAY_IP = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
 _SAY_CIDR = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"
 _SAY_PORT = "must be between 1 and 65535, inclusive"
+_LOCAL_MULTICAST = {4: ipaddress.ip_network("224.0.0.0/24"), 6: ipaddress.ip_network("ff02::/16")}
 _ONLY_LB = "may only be used when `type` is 'LoadBalancer'"
 
 
@@ -56,12 +57,12 @@ class Numbers:
         else:
             self._used.pop(number, None)
 
-    def check(self, number: int) -> None:
+    def check(self, number: int, besides: Container[int] = ()) -> None:
         """Raises `Taken` if it cannot be had."""
         if not self.first <= number <= self.last:
             say = "provided port is not in the valid range. The range of valid ports is"
             raise Taken(f"{say} {self.first}-{self.last}")
-        if number in self._used:
+        if number in self._used or number in besides:
             raise Taken("provided port is already allocated")
 
     def pick(self, besides: Set[int] = frozenset()) -> int:
@@ -107,9 +108,10 @@ class ServiceRules(Rules):
             spec.setdefault("internalTrafficPolicy", "Cluster")
         if spec["type"] == "LoadBalancer":
             spec.setdefault("allocateLoadBalancerNodePorts", True)
-            for ingress in _ingress(obj):
-                if ingress.get("ip"):
-                    ingress.setdefault("ipMode", "VIP")
+        for ingress in _ingress(obj):
+            _drop(ingress, "ip", "hostname")
+            if "ip" in ingress and spec["type"] == "LoadBalancer":
+                ingress.setdefault("ipMode", "VIP")
         obj.setdefault("status", {}).setdefault("loadBalancer", {})
 
     # Create: begin, prepare, validate.
@@ -122,6 +124,7 @@ class ServiceRules(Rules):
         self._allocate_addresses(obj, spec)
         self._allocate_ports(obj, {})
         obj["status"] = {"loadBalancer": {}}
+        _settle(spec)
         return [*_validate(obj, None)]
 
     # Update: begin (keep what was allocated), prepare (wipe what the type does not have), validate.
@@ -136,6 +139,7 @@ class ServiceRules(Rules):
         self._allocate_ports(obj, was)
         obj["status"] = {**old.get("status", {})}
         _wipe(obj, was)
+        _settle(spec)
         return [*_validate_update(spec, was), *_validate(obj, was)]
 
     def update_status(self, obj: Object, old: Object) -> list[Cause]:
@@ -203,7 +207,7 @@ class ServiceRules(Rules):
         parsed = ipaddress.ip_address(address)
         why = ""
         if parsed not in self._networks[family]:
-            why = f"the provided IP ({address}) is not in the valid range. The range of valid IPs is {NETWORKS[family]}"
+            why = "the provided network does not match the current range"
         else:
             try:
                 self._addresses[family].check(int(parsed))
@@ -219,42 +223,37 @@ class ServiceRules(Rules):
         spec = obj["spec"]
         held = frozenset(_node_ports(was)) if was.get("type") in ("NodePort", "LoadBalancer") else frozenset()
         if spec["type"] in ("NodePort", "LoadBalancer"):
-            self._allocate_node_ports(obj, held, shared=not was)
+            self._allocate_node_ports(obj, held, new=not was)
         if _needs_check_port(spec) and not (_needs_check_port(was) and spec.get("healthCheckNodePort")):
             self._allocate_check_port(spec)
 
-    def _allocate_node_ports(self, obj: Object, held: frozenset[int], *, shared: bool) -> None:
-        """`shared`: on create, ports of the same number (TCP and UDP) get the same node port."""
+    def _allocate_node_ports(self, obj: Object, held: frozenset[int], *, new: bool) -> None:
+        """On create, ports of the same number (TCP and UDP) share a node port, and no others may."""
         ports = obj["spec"].get("ports", [])
-        given = {port.get("port"): port["nodePort"] for port in reversed(ports) if port.get("nodePort")}
-        by_port = given if shared else {}
-        mine = {*held, *_node_ports(obj["spec"])}
-        granted = set(held)
+        shared = {port.get("port"): port["nodePort"] for port in reversed(ports) if port.get("nodePort")} if new else {}
+        granted = dict.fromkeys(held, 0)
         for index, port in enumerate(ports):
-            if number := port.get("nodePort"):
-                self._check_port(obj, index, number, granted)
-            elif port.get("port") in by_port:
-                port["nodePort"] = number = by_port[port.get("port")]
-                self._check_port(obj, index, number, granted)
+            number = port.get("nodePort") or shared.get(port.get("port"), 0)
+            if number:
+                if number not in granted or (new and granted[number] != port.get("port")):
+                    self._check_port(obj, index, number, granted)
             elif not _wants_node_ports(obj["spec"]):
                 continue
             else:
-                port["nodePort"] = number = self._pick_port(frozenset(mine), "a nodePort")
-                if shared:
-                    by_port[port.get("port")] = number
-            granted.add(number)
-            mine.add(number)
+                number = self._pick_port({*granted, *_node_ports(obj["spec"])}, "a nodePort")
+            if new:
+                shared.setdefault(port.get("port"), number)
+            port["nodePort"] = number
+            granted[number] = port.get("port", 0)
 
-    def _check_port(self, obj: Object, index: int, number: int, granted: set[int]) -> None:
-        if number in granted:
-            return
+    def _check_port(self, obj: Object, index: int, number: int, granted: Mapping[int, int]) -> None:
         try:
-            self._ports.check(number)
+            self._ports.check(number, granted)
         except Taken as taken:
             cause = wrong(f"spec.ports[{index}].nodePort", number, str(taken))
             raise invalid("", "Service", obj["metadata"].get("name", ""), [cause]) from taken
 
-    def _pick_port(self, besides: frozenset[int], what: str) -> int:
+    def _pick_port(self, besides: Set[int], what: str) -> int:
         try:
             return self._ports.pick(besides)
         except Taken as full:
@@ -263,7 +262,7 @@ class ServiceRules(Rules):
     def _allocate_check_port(self, spec: Object) -> None:
         wanted = spec.get("healthCheckNodePort")
         if not wanted:
-            spec["healthCheckNodePort"] = self._pick_port(frozenset(_node_ports(spec)), "a HealthCheck NodePort 0")
+            spec["healthCheckNodePort"] = self._pick_port({*_node_ports(spec)}, "a HealthCheck NodePort 0")
             return
         try:
             self._ports.check(wanted)
@@ -271,18 +270,18 @@ class ServiceRules(Rules):
             raise internal(f"failed to allocate requested HealthCheck NodePort {wanted}: {taken}") from taken
 
 
-def _drop_zeros(spec: Object) -> None:
+def _drop(fields: Object, *names: str) -> None:
     """Empty strings and zeros are absent (omitempty)."""
-    for name in ("clusterIP", "externalName", "externalTrafficPolicy", "loadBalancerIP", "sessionAffinity", "type"):
-        if not spec.get(name, True):
-            del spec[name]
-    for name in ("healthCheckNodePort", "publishNotReadyAddresses"):
-        if not spec.get(name, True):
-            del spec[name]
+    for name in names:
+        if not fields.get(name, True):
+            del fields[name]
+
+
+def _drop_zeros(spec: Object) -> None:
+    _drop(spec, "clusterIP", "externalName", "externalTrafficPolicy", "loadBalancerIP", "sessionAffinity", "type")
+    _drop(spec, "healthCheckNodePort", "publishNotReadyAddresses")
     for port in spec.get("ports", ()):
-        for name in ("nodePort", "name", "protocol"):
-            if not port.get(name, True):
-                del port[name]
+        _drop(port, "nodePort", "name", "protocol")
 
 
 def _default_affinity(spec: Object) -> None:
@@ -374,6 +373,12 @@ def _wipe(obj: Object, was: Mapping[str, Any]) -> None:
         drop("externalTrafficPolicy")
     if spec["type"] != "LoadBalancer":
         obj["status"] = {**obj.get("status", {}), "loadBalancer": {}}
+
+
+def _settle(spec: Object) -> None:
+    """An external name has no inside."""
+    if spec["type"] == "ExternalName":
+        spec.pop("internalTrafficPolicy", None)
 
 
 def _validate(obj: Object, was: Mapping[str, Any] | None) -> Iterator[Cause]:
@@ -562,6 +567,8 @@ def _validate_external_ips(spec: Object) -> Iterator[Cause]:
             yield wrong(path, text, "may not be in the loopback range (127.0.0.0/8, ::1/128)")
         if address.is_link_local:
             yield wrong(path, text, "may not be in the link-local range (169.254.0.0/16, fe80::/10)")
+        if address in _LOCAL_MULTICAST[address.version]:
+            yield wrong(path, text, "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)")
 
 
 def _validate_source_ranges(obj: Object, was: Mapping[str, Any]) -> Iterator[Cause]:

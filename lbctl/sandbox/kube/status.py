@@ -38,17 +38,14 @@ class Refusal(Exception):
         super().__init__(message)
         self.code, self.retry_after = code, retry_after
         details: dict[str, Any] = {"name": name, "group": group, "kind": kind, "retryAfterSeconds": retry_after}
-        details["causes"] = [{"reason": c.type, "message": c.message, "field": c.field} for c in causes]
-        self.document: dict[str, Any] = {
-            "kind": "Status",
-            "apiVersion": "v1",
-            "metadata": {},
-            "status": "Failure",
-            "message": message,
-            "reason": reason,
-            "details": {key: value for key, value in details.items() if value},
-            "code": code,
-        }
+        details["causes"] = [_stated({"reason": c.type, "message": c.message, "field": c.field}) for c in causes]
+        said = {"status": "Failure", "message": message, "reason": reason, "details": _stated(details), "code": code}
+        self.document: dict[str, Any] = {"kind": "Status", "apiVersion": "v1", "metadata": {}, **_stated(said)}
+
+
+def _stated(fields: dict[str, Any]) -> dict[str, Any]:
+    """Without what is empty (omitempty)."""
+    return {name: value for name, value in fields.items() if value}
 
 
 def success(group: str, plural: str, name: str, uid: str) -> dict[str, Any]:
@@ -78,8 +75,8 @@ def not_allowed() -> Refusal:
     return Refusal(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
 
 
-def already_exists(group: str, plural: str, name: str) -> Refusal:
-    message = f'{_qualified(group, plural)} "{name}" already exists'
+def already_exists(group: str, plural: str, name: str, *, going: bool = False) -> Refusal:
+    message = f'{"object is being deleted: " if going else ""}{_qualified(group, plural)} "{name}" already exists'
     return Refusal(409, "AlreadyExists", message, group=group, kind=plural, name=name)
 
 

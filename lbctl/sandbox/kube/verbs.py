@@ -6,6 +6,7 @@ that every call is a transaction. Raises `Refusal`.
 
 import base64
 import random
+import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -161,12 +162,15 @@ class Api:
     def _list(self, call: Call) -> Answer:
         _check_list_options(call.query)
         version, after = self._page(call)
-        entries = self.store.at(call.kind.resource, version, call.namespace)
+        try:
+            entries = self.store.at(call.kind.resource, version, call.namespace)
+        except Refusal as gone:
+            raise status.expired("The resourceVersion for the provided list is too old.") from gone
         matches = selector(call.kind, call.query.get("labelSelector", ""), call.query.get("fieldSelector", ""))
         rest = [(key, entry) for key, entry in entries if (after is None or key > after) and matches(entry.obj)]
-        limit = int(call.query.get("limit") or 0)
-        meta: dict[str, Any] = {"resourceVersion": str(version)}
-        if limit and len(rest) > limit:
+        limit = number(call.query, "limit")
+        meta: dict[str, Any] = {"resourceVersion": str(version)} | ({"continue": ""} if call.kind.custom else {})
+        if limit > 0 and len(rest) > limit:
             meta["continue"] = _token(version, rest[limit - 1][0])
             if matches is always:
                 meta["remainingItemCount"] = len(rest) - limit
@@ -191,8 +195,7 @@ class Api:
     def _version(self, text: str) -> int:
         """0 for none. Raises when it lies in the future."""
         if text and not text.isdecimal():
-            say = f"invalid resource version: {text!r} is not a number"
-            raise invalid("meta.k8s.io", "ListOptions", "", [wrong("resourceVersion", text, say)])
+            raise status.bad_request(f'invalid resource version: resourceVersion: Invalid value: "{text}"')
         version = int(text or 0)
         if version > self.store.version:
             raise status.too_large_version(version, self.store.version)
@@ -207,6 +210,8 @@ class Api:
             matches = selector(call.kind, "", f"metadata.name={call.name}")
         watch = Watch(self.store, call.kind.resource, call.namespace, matches)
         text, initial = query.get("resourceVersion", ""), query.get("sendInitialEvents")
+        if text and not text.isdecimal():
+            raise Refusal(500, "", f'resourceVersion: Invalid value: "{text}": it is not a number')
         try:
             if initial == "true":
                 self._version(text)
@@ -237,8 +242,9 @@ class Api:
         self._fresh(call.kind, obj)
         self._accept(call.kind, obj, [*self._check_name(call.kind, meta), *self._rules_of(call.kind).create(obj)])
         # After validation, as in the real one: a taken node port is said before a taken name.
-        if self.store.get(call.kind.resource, key) is not None:
-            raise status.already_exists(call.kind.group, call.kind.plural, key[1])
+        if (held := self.store.get(call.kind.resource, key)) is not None:
+            going = "deletionTimestamp" in held.obj["metadata"]
+            raise status.already_exists(call.kind.group, call.kind.plural, key[1], going=going)
         return One(self._commit(call, key, None, obj), 201, warnings)
 
     def _put(self, call: Call) -> Answer:
@@ -247,12 +253,6 @@ class Api:
             return self._create(call)
         held = self._held(call)
         obj, warnings = self._decode(call, call.body)
-        self._place(call, obj["metadata"])
-        if obj["metadata"].get("name") != call.name:
-            name = obj["metadata"].get("name", "")
-            raise status.bad_request(
-                f"the name of the object ({name}) does not match the name on the URL ({call.name})"
-            )
         return One(self._replace(call, held, obj), 200, warnings)
 
     def _patch(self, call: Call) -> Answer:
@@ -262,7 +262,7 @@ class Api:
         try:
             after = self._patched(call, before)
         except (TypeError, AttributeError) as odd:
-            raise status.bad_request(f"the patch does not fit the object: {odd}") from odd
+            raise _undecodable(call, f"the patch does not fit the object: {odd}") from odd
         if not isinstance(after, dict):
             raise status.bad_request("the patch leaves no object")
         obj, warnings = self._decode(call, after)
@@ -283,15 +283,23 @@ class Api:
     def _patched(self, call: Call, obj: Object) -> Any:
         if call.media == patch.JSON_PATCH:
             return patch.json_patch(obj, call.body)
-        if not isinstance(call.body, dict):
+        if not isinstance(call.body, dict) and (call.body is not None or call.media == patch.MERGE_PATCH):
             raise status.bad_request("error decoding patch: a merge patch is an object")
         if call.media == patch.MERGE_PATCH:
             return patch.merge(obj, call.body)
-        return patch.strategic(obj, call.body, call.kind.model)
+        if call.body is None:
+            return obj
+        same = {"kind": call.kind.kind, "apiVersion": call.kind.api_version}
+        return patch.strategic(obj, call.body, call.kind.model) | same
 
     def _replace(self, call: Call, held: Entry, obj: Object) -> Entry:
         """Store the object in place of what is held, if it may be."""
         old, meta = held.obj, obj["metadata"]
+        self._place(call, meta)
+        if meta.get("name") != call.name:
+            given = meta.get("name", "")
+            say = f"the name of the object ({given}) does not match the name on the URL ({call.name})"
+            raise status.bad_request(say)
         self._check_version(call, meta, held)
         self._carry(meta, old["metadata"])
         rules = self._rules_of(call.kind)
@@ -299,7 +307,7 @@ class Api:
         causes = rules.update_status(obj, old) if call.subresource else rules.update(obj, old)
         self._accept(call.kind, obj, [*check_metadata_update(meta, old["metadata"]), *causes])
         meta = obj["metadata"]
-        if call.kind.generation and not call.subresource and _substance(obj) != _substance(old):
+        if call.kind.generation and not call.subresource and _substance(call.kind, obj) != _substance(call.kind, old):
             meta["generation"] = old["metadata"].get("generation", 0) + 1
         meta["resourceVersion"] = old["metadata"]["resourceVersion"]
         if obj == old:
@@ -313,10 +321,10 @@ class Api:
         given = meta.get("resourceVersion")
         if not given and not kind.unconditional:
             cause = wrong("metadata.resourceVersion", 0, "must be specified for an update")
-            raise invalid(kind.group, kind.kind, call.name, [cause])
+            raise invalid(kind.group, kind.plural, call.name, [cause])
         if given and given != old["resourceVersion"]:
             raise status.conflict(kind.group, kind.plural, call.name)
-        if meta.get("uid") and meta["uid"] != old["uid"]:
+        if call.verb == "update" and meta.get("uid", old["uid"]) != old["uid"]:
             if call.verb == "patch":
                 cause = wrong("metadata.uid", meta["uid"], "field is immutable")
                 raise invalid(kind.group, kind.kind, call.name, [cause])
@@ -325,11 +333,12 @@ class Api:
 
     def _carry(self, meta: Object, old: Object) -> None:
         """System fields are not the client's to change."""
-        for name in ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"):
+        meta.setdefault("uid", old["uid"])
+        for name in ("creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"):
             if name in old:
                 meta[name] = old[name]
-            else:
-                meta.pop(name, None)
+        if "generation" not in old:
+            meta.pop("generation", None)
 
     def _commit(self, call: Call, key: Key, held: Entry | None, obj: Object) -> Entry:
         if _dry_run(call):
@@ -367,10 +376,14 @@ class Api:
     def _check_preconditions(self, call: Call, held: Entry) -> None:
         wanted = ((call.body or {}).get("preconditions") or {}) if isinstance(call.body, dict) else {}
         meta = held.obj["metadata"]
-        for name, label in (("uid", "UID"), ("resourceVersion", "ResourceVersion")):
+        for name, label, guess in (
+            ("uid", "UID", "deleted and then recreated"),
+            ("resourceVersion", "ResourceVersion", "modified"),
+        ):
             if wanted.get(name) and wanted[name] != meta[name]:
-                why = f"{label} in precondition: {wanted[name]}, {label} in object meta: {meta[name]}"
-                raise status.conflict(call.kind.group, call.kind.plural, call.name, f"Precondition failed: {why}")
+                why = f"the {label} in the precondition ({wanted[name]}) does not match the {label} in record"
+                why += f" ({meta[name]}). The object might have been {guess}"
+                raise status.conflict(call.kind.group, call.kind.kind, call.name, why)
 
     def _held_back(self, kind: Kind, obj: Object) -> bool:
         """Does it outlive its deletion: by finalizers, or because something is in it?"""
@@ -438,26 +451,28 @@ class Api:
         """The body as an object of the call's kind, with defaults, and warnings about what was dropped."""
         kind = call.kind
         if not isinstance(body, dict):
-            raise status.bad_request(f"the body is no {kind.kind}: send one as a JSON object")
-        _check_group_kind(kind, body)
+            say = "couldn't get version/kind; it is no JSON object"
+            raise status.bad_request(f"the object provided is unrecognized (must be of type {kind.kind}): {say}")
+        _check_group_kind(call, body)
         obj: Object = {"kind": kind.kind, "apiVersion": kind.api_version} | body
         meta = obj["metadata"] = dict(obj.get("metadata") or {})
         meta.pop("managedFields", None)
         meta.pop("selfLink", None)
-        unknown = self._prune(kind, obj)
+        unknown = self._prune(call, obj)
         rules = self._rules_of(kind)
         if isinstance(rules, CustomRules):
             unknown += rules.prune(obj)
         rules.default(obj)
         return obj, self._complain(call, unknown)
 
-    def _prune(self, kind: Kind, obj: Object) -> list[str]:
+    def _prune(self, call: Call, obj: Object) -> list[str]:
+        kind = call.kind
         try:
             if not kind.custom:
                 return schema.prune(obj, kind.model)
             return [f"metadata.{path}" for path in schema.prune(obj["metadata"], "V1ObjectMeta")]
         except schema.Mistyped as odd:
-            raise _undecodable(kind, str(odd)) from odd
+            raise _undecodable(call, str(odd)) from odd
 
     def _complain(self, call: Call, unknown: list[str]) -> tuple[str, ...]:
         said = tuple(f'unknown field "{path}"' for path in unknown)
@@ -465,7 +480,7 @@ class Api:
             case "Ignore":
                 return ()
             case "Strict" if said:
-                raise _undecodable(call.kind, f"strict decoding error: {', '.join(said)}")
+                raise _undecodable(call, f"strict decoding error: {', '.join(said)}")
         return said
 
     def _place(self, call: Call, meta: Object) -> None:
@@ -521,6 +536,14 @@ class Api:
         }  # fmt: skip
 
 
+def number(query: Mapping[str, str], name: str) -> int:
+    """A number among the options; 0 if it is not there. Raises 400 if it is none."""
+    text = query.get(name) or "0"
+    if not re.fullmatch(r"-?\d+", text):
+        raise status.bad_request(f'{name}: "{text}" is not a number')
+    return int(text)
+
+
 def _dry_run(call: Call) -> bool:
     options = call.body if call.verb.startswith("delete") and isinstance(call.body, dict) else {}
     given = call.query.get("dryRun") or "".join(options.get("dryRun") or ())
@@ -529,22 +552,36 @@ def _dry_run(call: Call) -> bool:
     return given == "All"
 
 
-def _substance(obj: Object) -> Object:
-    return {name: value for name, value in obj.items() if name not in ("metadata", "status", "kind", "apiVersion")}
+def _substance(kind: Kind, obj: Object) -> Object:
+    """What metadata.generation counts the changes of: for EndpointSlices that includes the labels."""
+    labels = {"labels": obj["metadata"].get("labels")} if kind.plural == "endpointslices" else {}
+    own = ("metadata", "status", "kind", "apiVersion")
+    return labels | {name: value for name, value in obj.items() if name not in own}
 
 
-def _check_group_kind(kind: Kind, body: Mapping[str, Any]) -> None:
-    version, name = body.get("apiVersion"), body.get("kind")
-    if name and (name, version or kind.api_version) != (kind.kind, kind.api_version):
-        if version and version != kind.api_version:
-            raise status.bad_request(
-                f"the API version in the data ({version}) does not match the expected API version ({kind.api_version})"
-            )
-        raise status.bad_request(f'{name} in version "{kind.version}" cannot be handled as a {kind.kind}')
+def _check_group_kind(call: Call, body: Mapping[str, Any]) -> None:
+    kind = call.kind
+    for name in ("kind", "apiVersion"):
+        if kind.custom and call.verb != "patch" and not body.get(name):
+            why = f"Object '{name[0].upper()}{name[1:]}' is missing"
+            raise status.bad_request(f"the object provided is unrecognized (must be of type {kind.kind}): {why}")
+    name, version = body.get("kind") or kind.kind, body.get("apiVersion") or kind.api_version
+    if version != kind.api_version:
+        why = f'no kind "{name}" is registered for version "{version}"'
+    elif name != kind.kind:
+        why = f"{name} is another kind: unknown conversion"
+    else:
+        return
+    raise _undecodable(call, why, name, version.rpartition("/")[2])
 
 
-def _undecodable(kind: Kind, why: str) -> Refusal:
-    return status.bad_request(f'{kind.kind} in version "{kind.version}" cannot be handled as a {kind.kind}: {why}')
+def _undecodable(call: Call, why: str, name: str = "", version: str = "") -> Refusal:
+    """A body that is no such object is a bad request; a patch that makes one is invalid."""
+    kind = call.kind
+    if call.verb == "patch":
+        return invalid("", "", "", [wrong("patch", call.body, why)])
+    said = f'{name or kind.kind} in version "{version or kind.version}" cannot be handled as a {kind.kind}: {why}'
+    return status.bad_request(said)
 
 
 def _token(version: int, after: Key) -> str:
