@@ -1,0 +1,267 @@
+"""Every call of AWS: sent once, counted, held back while AWS is busy, retried only where nobody answered.
+
+The only module of this provider that imports the SDK, and only when the first client is made. Above it there are no
+SDK exceptions: errors become lbctl's own by type and code, never by text. The SDK's own retries are off, so that
+counted calls are sent calls.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, stop_after_delay, wait_random_exponential
+from tenacity.nap import sleep as nap
+
+from lbctl.errors import CredentialsError, LbctlError, Refused, Unavailable
+from lbctl.gate import Gate, Throttled
+from lbctl.provider import Call
+from lbctl_aws.settings import Settings, missing
+
+if TYPE_CHECKING:
+    from botocore.client import BaseClient
+
+TRIES, SECONDS = 3, 2.0
+"""A call that nobody answered is sent at most so often, within so many seconds."""
+
+CONNECT_SECONDS, READ_SECONDS = 3, 20
+
+THROTTLES = frozenset({
+    "BandwidthLimitExceeded", "EC2ThrottledException", "LimitExceededException", "PriorRequestNotComplete",
+    "RequestLimitExceeded", "RequestThrottled", "RequestThrottledException", "SlowDown", "ThrottledException",
+    "Throttling", "ThrottlingException", "TooManyRequestsException",
+})
+CREDENTIALS = frozenset({
+    "AuthFailure", "ExpiredToken", "ExpiredTokenException", "IncompleteSignature", "InvalidAccessKeyId",
+    "InvalidClientTokenId", "MissingAuthenticationToken", "OptInRequired", "RequestExpired", "SignatureDoesNotMatch",
+    "UnrecognizedClientException",
+})
+PERMISSION = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"})
+QUOTAS: Mapping[str, str] = {
+    "AddressLimitExceeded": "Elastic IPs",
+    "RulesPerSecurityGroupLimitExceeded": "rules per security group",
+    "SecurityGroupLimitExceeded": "security groups per VPC",
+    "SecurityGroupsPerInterfaceLimitExceeded": "security groups per interface",
+    "TagLimitExceeded": "tags per resource",
+    "TooManyCertificates": "certificates per load balancer",
+    "TooManyListeners": "listeners per load balancer",
+    "TooManyLoadBalancers": "load balancers per region",
+    "TooManyRegistrationsForTargetId": "target groups per instance",
+    "TooManyTags": "tags per resource",
+    "TooManyTargetGroups": "target groups per region",
+    "TooManyTargets": "targets per load balancer",
+    "TooManyUniqueTargetGroupsPerLoadBalancer": "target groups per load balancer",
+}
+UNCLEAR = frozenset({"InternalError", "InternalFailure", "InternalServiceException", "ServiceUnavailable",
+                     "ServiceUnavailableException", "Unavailable"})
+
+RESOURCE_INTENSIVE = frozenset({"CreateLoadBalancer", "DeleteLoadBalancer", "SetSubnets", "SetIpAddressType",
+                                "SetSecurityGroups"})
+REGISTRATION = frozenset({"RegisterTargets", "DeregisterTargets"})
+
+IAM_PREFIX = {"ec2": "ec2", "elbv2": "elasticloadbalancing", "resourcegroupstaggingapi": "tag"}
+"""How IAM calls a service's actions."""
+
+Answer = Mapping[str, Any]
+
+
+class Told(LbctlError):
+    """AWS answered with an error that the caller asked to be told: `code` says which."""
+
+    reason = "told"
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class _NoAnswer(Exception):
+    """Nobody answered, or AWS could not say: the call may or may not have taken effect."""
+
+
+class Api:
+    """The three services of AWS that load balancers need. Safe to use from several threads.
+
+    on_call   told of every call before it is sent and after its outcome is known; whatever it raises goes through
+    gate      holds calls back while AWS throttles
+    sleep     between tries of a call that nobody answered (seconds)
+    """
+
+    def __init__(
+        self, settings: Settings, on_call: Callable[[Call], None], gate: Gate, sleep: Callable[[float], None] = nap
+    ) -> None:
+        self._settings, self._on_call, self._gate = settings, on_call, gate
+        self._clients: dict[str, BaseClient] = {}
+        self._retrying = Retrying(
+            retry=retry_if_exception_type(_NoAnswer),
+            stop=stop_after_attempt(TRIES) | stop_after_delay(SECONDS),
+            wait=wait_random_exponential(multiplier=0.1, max=0.5),
+            sleep=sleep,
+            reraise=True,
+        )
+
+    def call(self, service: str, operation: str, /, *, told: Collection[str] = (), **parameters: Any) -> Answer:
+        """One call, e.g. `call("elbv2", "CreateLoadBalancer", Name=…)`, and its answer.
+
+        Raises `Told` for the codes in `told`; `Retry` while AWS throttles; `Unavailable` where the outcome is unclear;
+        `CredentialsError`; `Refused` for every other no.
+        """
+        client = self._client(service)
+        try:
+            return self._retrying.copy()(self._once, client, service, operation, told, parameters)
+        except _NoAnswer as error:
+            raise Unavailable(f"AWS gave no clear answer to {operation}: lbctl looks again and goes on") from error
+
+    def pages(self, service: str, operation: str, key: str, /, **parameters: Any) -> Iterator[Answer]:
+        """The items under `key` of all pages of a listing."""
+        marker: Mapping[str, Any] = {}
+        while True:
+            page = self.call(service, operation, **parameters, **marker)
+            yield from page.get(key, ())
+            following = _next_page(page)
+            if not following or following == marker:
+                return
+            marker = following
+
+    def _once(
+        self, client: "BaseClient", service: str, operation: str, told: Collection[str], parameters: Mapping[str, Any]
+    ) -> Answer:
+        from botocore import xform_name
+        from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+
+        with self._gate.passing(category(service, operation)):
+            try:
+                answer: Answer = getattr(client, xform_name(operation))(**parameters)
+            except ClientError as error:
+                code, text, status = _said(error)
+                if code in THROTTLES:
+                    raise Throttled(code) from error
+                if code in UNCLEAR or status >= 500:
+                    raise _NoAnswer(code) from error
+                if code in told:
+                    raise Told(code, text) from error
+                raise _translated(service, operation, code, text) from error
+            except HTTPClientError as error:
+                raise _NoAnswer(type(error).__name__) from error
+            except BotoCoreError as error:
+                raise _local(error, operation) from error
+            return answer
+
+    def _client(self, service: str) -> "BaseClient":
+        if service not in self._clients:
+            self._clients[service] = self._make_client(service)
+        return self._clients[service]
+
+    def _make_client(self, service: str) -> "BaseClient":
+        import boto3
+        from botocore.config import Config
+
+        region = self._settings.region or _region_of_this_machine()
+        if not region:
+            raise missing("region")
+        config = Config(
+            connect_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS, max_pool_connections=32,
+            retries={"mode": "standard", "total_max_attempts": 1}, user_agent_extra="lbctl",
+        )
+        endpoint = {"endpoint_url": self._settings.endpoint_url} if self._settings.endpoint_url else {}
+        client = boto3.session.Session().client(  # type: ignore[call-overload]
+            service, region_name=region, config=config, **endpoint, **_credentials(self._settings.endpoint_url)
+        )
+        self._watch(client, service)
+        made: BaseClient = client
+        return made
+
+    def _watch(self, client: Any, service: str) -> None:
+        """Feed `on_call` from botocore's own events: `before-send` fires for what is sent, and for nothing else."""
+        sent = threading.local()
+
+        def before(event_name: str, **_: Any) -> None:
+            sent.at = None
+            self._on_call(Call(service, event_name.rpartition(".")[2]))
+            sent.at = time.monotonic()
+
+        def after(event_name: str, parsed_response: Any = None, exception: Any = None, **_: Any) -> None:
+            if sent.at is None:
+                return
+            error = (parsed_response or {}).get("Error", {})
+            code = type(exception).__name__ if exception else str(error.get("Code", "")) or "ok"
+            self._on_call(Call(service, event_name.rpartition(".")[2], code, time.monotonic() - sent.at))
+
+        name = client.meta.service_model.service_id.hyphenize()
+        client.meta.events.register(f"before-send.{name}", before)
+        client.meta.events.register(f"response-received.{name}", after)
+
+
+def require_sdk() -> None:
+    """Raises ImportError where boto3 is not installed."""
+    import boto3  # noqa: F401
+
+
+def category(service: str, operation: str) -> str:
+    """What AWS throttles by: EC2 each action by itself, load balancing by four groups of actions.
+
+    Elastic Load Balancing API throttling; Amazon EC2 API throttling (AWS, developer guides).
+    """
+    if service != "elbv2":
+        return f"{service} {operation}"
+    if operation in RESOURCE_INTENSIVE:
+        return "elbv2 resource-intensive"
+    if operation in REGISTRATION:
+        return "elbv2 registration"
+    return "elbv2 describing" if operation.startswith("Describe") else "elbv2 mutating"
+
+
+def _next_page(page: Answer) -> Mapping[str, Any]:
+    for there, here in (("NextMarker", "Marker"), ("NextToken", "NextToken"), ("PaginationToken", "PaginationToken")):
+        if page.get(there):
+            return {here: page[there]}
+    return {}
+
+
+def _said(error: Any) -> tuple[str, str, int]:
+    said = error.response.get("Error", {})
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return str(said.get("Code", "")), str(said.get("Message", "")), int(status)
+
+
+def _translated(service: str, operation: str, code: str, text: str) -> LbctlError:
+    if code in CREDENTIALS:
+        return CredentialsError(f"AWS does not accept the credentials ({code}): renew them")
+    if code in PERMISSION:
+        action = f"{IAM_PREFIX[service]}:{operation}"
+        message = f"AWS does not permit {action}: allow it in the role's policy (`lbctl policy aws` prints what is needed)"
+        if operation.startswith(("Describe", "Get")):
+            return CredentialsError(message, reason="permission")
+        return Refused(message, reason="permission")
+    if code in QUOTAS:
+        return Refused(f"AWS's quota of {QUOTAS[code]} is used up: have it raised, or delete what nobody needs",
+                       reason="quota")
+    return Refused(f"AWS refuses {operation} ({code}): {text[:300]}", reason="aws-refuses")
+
+
+def _local(error: Any, operation: str) -> LbctlError:
+    """The SDK itself says no, before anything was sent."""
+    from botocore import exceptions as sdk
+
+    if isinstance(error, (sdk.NoCredentialsError, sdk.PartialCredentialsError, sdk.CredentialRetrievalError,
+                          sdk.TokenRetrievalError, sdk.SSOError, sdk.ProfileNotFound)):
+        return CredentialsError("no AWS credentials were found: give lbctl a role (IRSA, Pod Identity, an instance "
+                                "profile), or set AWS_PROFILE")
+    return LbctlError(f"the AWS SDK cannot send {operation}: {type(error).__name__}", reason="sdk")
+
+
+def _credentials(endpoint: str) -> dict[str, str]:
+    """A stand-in on this machine never sees real credentials."""
+    host = endpoint.partition("//")[2].partition("/")[0].rpartition(":")[0]
+    if host in ("127.0.0.1", "localhost", "[::1]"):
+        return {"aws_access_key_id": "stand-in", "aws_secret_access_key": "stand-in"}
+    return {}
+
+
+def _region_of_this_machine() -> str:
+    """The last resort: what the SDK's configuration or the instance's metadata says. Empty if nobody does."""
+    import boto3
+    from botocore.utils import InstanceMetadataRegionFetcher
+
+    configured = boto3.session.Session().region_name
+    return str(configured or InstanceMetadataRegionFetcher(timeout=1, num_attempts=1).retrieve_region() or "")

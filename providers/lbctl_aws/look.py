@@ -1,0 +1,433 @@
+"""Reading AWS: everything that carries our mark, in pages, and the facts that desired needs.
+
+`provider.py` calls `Look.everything` for a fresh look and `Look.facts` for every look. What AWS tells a page at a time
+is read each time (load balancers, target groups, tags, security groups). What it tells one at a time is remembered:
+targets and listeners are read once when first seen, attributes where a tag says that there are any, and all of them
+again in turn, so that each is read within the hour at a fixed number of calls per audit.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from ipaddress import IPv4Network, IPv6Network
+from typing import Any
+
+import msgspec
+
+from lbctl.errors import CredentialsError, Refused
+from lbctl.model import SHARED, Key, LoadBalancer, Owner, Resource
+from lbctl.provider import Scope
+from lbctl_aws import normal
+from lbctl_aws.annotations import options
+from lbctl_aws.api import Answer, Api, Told
+from lbctl_aws.facts import Address, Facts, Group, Instance, Subnet
+from lbctl_aws.marks import DETAILS, OWNER, Mark
+from lbctl_aws.resources import backend_group_name
+from lbctl_aws.settings import Settings, instance_id, missing
+from lbctl_aws.subnets import CLUSTER_TAG
+
+LISTENERS_AT_ONCE, TAGS_AT_ONCE, INSTANCES_AT_ONCE = 20, 20, 200
+READERS = 4
+"""Threads that read what AWS tells one at a time."""
+
+HOUR = 3600.0
+
+GONE = frozenset({"TargetGroupNotFound", "LoadBalancerNotFound", "ListenerNotFound"})
+
+Detail = tuple[str, str]
+"""(what, ARN): `targets`, `group`, `balancer` or `listener` attributes, `settings` of a listener."""
+
+
+class Memory:
+    """What AWS tells one at a time, and when it was read. Own writes are put in as they happen."""
+
+    def __init__(self) -> None:
+        self.known: dict[Detail, Any] = {}
+        self.read_at: dict[Detail, datetime] = {}
+
+    def put(self, detail: Detail, value: Any, at: datetime | None = None) -> None:
+        self.known[detail] = value
+        if at is not None:
+            self.read_at[detail] = at
+
+    def forget(self, arn: str) -> None:
+        for detail in [detail for detail in list(self.known) if detail[1] == arn]:
+            self.known.pop(detail, None)
+            self.read_at.pop(detail, None)
+
+
+class Snapshot(msgspec.Struct):
+    """The pages of one fresh look, before they become resources."""
+
+    tags: dict[str, dict[str, str]] = {}
+    balancers: dict[str, Answer] = {}
+    groups: dict[str, Answer] = {}
+    security_groups: list[Answer] = []
+
+
+class Look:
+    """Reads for one provider. Planning is serial, so only one look is under way at a time."""
+
+    def __init__(self, api: Api, settings: Settings, mark: Mark) -> None:
+        self._api, self._settings, self._mark = api, settings, mark
+        self.memory = Memory()
+        self.vpc = settings.vpc_id
+        self._subnets: tuple[Subnet, ...] = ()
+        self._instances: dict[str, Instance | None] = {}
+        self._groups: dict[str, Group] = {}
+        self._addresses: dict[str, Address] = {}
+        self._asked: set[str] = set()
+        self._foreign: dict[Key, tuple[str, str]] = {}
+        self._recognised = False
+        self._copied = False
+        self._last: datetime | None = None
+
+    # -- everything -------------------------------------------------------------------------------------------------
+
+    def everything(self, scope: Scope) -> list[Resource]:
+        """All resources of ours. Raises rather than answer in part."""
+        self._forget_facts()
+        self._learn_instances(scope.load_balancers)
+        snapshot = self._pages()
+        self._foreign = {}
+        backends = self._security_groups(snapshot)
+        ours = {arn for arn, tags in snapshot.tags.items() if self._mark.is_ours(tags)}
+        self._read_details(snapshot, ours, scope.at)
+        resources = [*self._elb(snapshot, ours, backends), *self._ec2(snapshot, backends)]
+        self._judge(resources)
+        self._last = scope.at
+        return resources
+
+    def _pages(self) -> Snapshot:
+        balancers = {b["LoadBalancerArn"]: b for b in
+                     self._api.pages("elbv2", "DescribeLoadBalancers", "LoadBalancers", PageSize=400)
+                     if not self.vpc or b.get("VpcId") == self.vpc}
+        groups = {g["TargetGroupArn"]: g for g in
+                  self._api.pages("elbv2", "DescribeTargetGroups", "TargetGroups", PageSize=400)
+                  if not self.vpc or g.get("VpcId") == self.vpc}
+        tags = self._tags(balancers, groups)
+        filters = [{"Name": "vpc-id", "Values": [self.vpc]}] if self.vpc else self._by_tag()
+        security = list(self._api.pages("ec2", "DescribeSecurityGroups", "SecurityGroups", MaxResults=1000,
+                                        Filters=filters))
+        return Snapshot(tags, balancers, groups, security)
+
+    def _by_tag(self) -> list[dict[str, Any]]:
+        return [{"Name": "tag:lbctl.io/cluster", "Values": [self._mark.cluster_id]}]
+
+    def _tags(self, balancers: Mapping[str, Answer], groups: Mapping[str, Answer]) -> dict[str, dict[str, str]]:
+        """The tags of everything of ours, by ARN; and of what has our names but is not listed as ours (yet)."""
+        try:
+            pages = self._api.pages(
+                "resourcegroupstaggingapi", "GetResources", "ResourceTagMappingList", ResourcesPerPage=100,
+                TagFilters=[{"Key": "lbctl.io/cluster", "Values": [self._mark.cluster_id]}],
+                ResourceTypeFilters=["elasticloadbalancing"],
+            )
+            tags = {page["ResourceARN"]: normal.tags_of(page.get("Tags", ())) for page in pages}
+        except CredentialsError as error:
+            if error.reason != "permission":
+                raise
+            return self._tags_one_by_one(balancers, groups)
+        # The tag index lags behind by some seconds: what it does not list and nobody knows is asked for by its ARN.
+        written = [arn for what, arn in list(self.memory.known) if what == "settings"]
+        unlisted = [arn for arn in (*balancers, *groups, *written)
+                    if arn not in tags and ("foreign", arn) not in self.memory.known]
+        return {**tags, **self._described_tags(unlisted)}
+
+    def _tags_one_by_one(self, balancers: Mapping[str, Answer], groups: Mapping[str, Answer]) -> dict[str, dict[str, str]]:
+        """Without permission for the tag index: the tags of everything, then the listeners of what is ours."""
+        tags = self._described_tags([*balancers, *groups])
+        listeners: list[str] = []
+        for arn in balancers:
+            if self._mark.is_ours(tags.get(arn, {})):
+                listeners += [found["ListenerArn"] for found in
+                              self._api.pages("elbv2", "DescribeListeners", "Listeners", LoadBalancerArn=arn)]
+        return {**tags, **self._described_tags(listeners)}
+
+    def _described_tags(self, arns: Sequence[str]) -> dict[str, dict[str, str]]:
+        found: dict[str, dict[str, str]] = {}
+        for part in _parts(arns, TAGS_AT_ONCE):
+            for said in self._tag_descriptions(part):
+                found[said["ResourceArn"]] = normal.tags_of(said.get("Tags", ()))
+                if not self._mark.is_ours(found[said["ResourceArn"]]):
+                    self.memory.put(("foreign", said["ResourceArn"]), True)
+        return found
+
+    def _tag_descriptions(self, arns: Sequence[str]) -> Iterable[Answer]:
+        """One by one where one of them is gone: AWS refuses the whole call then."""
+        try:
+            yield from self._api.call("elbv2", "DescribeTags", told=GONE, ResourceArns=arns)["TagDescriptions"]
+        except Told:
+            for arn in arns if len(arns) > 1 else ():
+                yield from self._tag_descriptions([arn])
+
+    # -- what AWS tells one at a time -------------------------------------------------------------------------------
+
+    def _read_details(self, snapshot: Snapshot, ours: set[str], at: datetime) -> None:
+        """Read what was never read and has to be, and a fair share of the rest again."""
+        listeners = ours - snapshot.balancers.keys() - snapshot.groups.keys()
+        wanted: list[Detail] = []
+        for arn in sorted(ours):
+            wanted += self._details_of(arn, snapshot, listeners)
+        for detail in [d for d in self.memory.known if d[0] != "foreign" and d[1] not in ours]:
+            self.memory.known.pop(detail, None)
+            self.memory.read_at.pop(detail, None)
+        new = [d for d in wanted if d not in self.memory.known and self._must_be_read(d, snapshot)]
+        self._read([*new, *self._in_turn([d for d in wanted if d not in new], at)], snapshot, at)
+
+    def _details_of(self, arn: str, snapshot: Snapshot, listeners: set[str]) -> list[Detail]:
+        if arn in snapshot.balancers:
+            return [("balancer", arn)]
+        if arn in snapshot.groups:
+            return [("targets", arn), ("group", arn)]
+        return [("settings", arn), ("listener", arn)] if arn in listeners else []
+
+    def _must_be_read(self, detail: Detail, snapshot: Snapshot) -> bool:
+        return detail[0] in ("targets", "settings") or DETAILS in snapshot.tags.get(detail[1], {})
+
+    def _in_turn(self, details: list[Detail], at: datetime) -> list[Detail]:
+        """Those read longest ago: so many that everything is read within the hour, within the budget."""
+        passed = (at - self._last).total_seconds() if self._last else 0.0
+        share = -(-len(details) * min(passed, HOUR) // HOUR)
+        oldest = sorted(details, key=lambda d: (self.memory.read_at.get(d) is not None,
+                                                self.memory.read_at.get(d, at), d))
+        return oldest[: min(int(share), self._settings.audit_budget)]
+
+    def _read(self, details: Sequence[Detail], snapshot: Snapshot, at: datetime) -> None:
+        """What was read stays read, also if a later call fails: the next look goes on from there."""
+        settings = [arn for what, arn in details if what == "settings"]
+        jobs: list[Callable[[], None]] = [
+            lambda part=part: self._read_listeners(part, at) for part in _parts(settings, LISTENERS_AT_ONCE)  # type: ignore[misc]
+        ]
+        jobs += [lambda d=d: self._read_one(d, snapshot, at) for d in details if d[0] != "settings"]  # type: ignore[misc]
+        if len(jobs) < READERS:
+            for job in jobs:
+                job()
+            return
+        with ThreadPoolExecutor(READERS, thread_name_prefix="aws-look") as pool:
+            for done in [pool.submit(job) for job in jobs]:
+                done.result()
+
+    def _read_listeners(self, arns: Sequence[str], at: datetime) -> None:
+        try:
+            found = list(self._api.call("elbv2", "DescribeListeners", told={"ListenerNotFound"}, ListenerArns=arns)
+                         .get("Listeners", ()))
+        except Told:
+            # One of them is gone although the tag index still lists it.
+            if len(arns) > 1:
+                for arn in arns:
+                    self._read_listeners([arn], at)
+            else:
+                self.memory.put(("settings", arns[0]), None, at)
+            return
+        for said in found:
+            self.memory.put(("settings", said["ListenerArn"]), said, at)
+
+    def _read_one(self, detail: Detail, snapshot: Snapshot, at: datetime) -> None:
+        what, arn = detail
+        try:
+            self.memory.put(detail, self._asked_for(what, arn, snapshot), at)
+        except Told:
+            # Gone since the page was read; the next look will not list it.
+            self.memory.put(detail, ((), (0, 0)) if what == "targets" else {}, at)
+
+    def _asked_for(self, what: str, arn: str, snapshot: Snapshot) -> Any:
+        call = self._api.call
+        if what == "targets":
+            said = call("elbv2", "DescribeTargetHealth", told=GONE, TargetGroupArn=arn)
+            return normal.registered(said.get("TargetHealthDescriptions", ()), int(snapshot.groups[arn]["Port"]))
+        if what == "group":
+            said = call("elbv2", "DescribeTargetGroupAttributes", told=GONE, TargetGroupArn=arn)
+            return normal.unusual_of_group(said.get("Attributes", ()), snapshot.groups[arn]["Protocol"])
+        if what == "balancer":
+            said = call("elbv2", "DescribeLoadBalancerAttributes", told=GONE, LoadBalancerArn=arn)
+            return normal.unusual_of_balancer(said.get("Attributes", ()))
+        said = call("elbv2", "DescribeListenerAttributes", told=GONE, ListenerArn=arn)
+        more = call("elbv2", "DescribeListenerCertificates", told=GONE, ListenerArn=arn) if self._is_tls(arn) else {}
+        certificates = tuple(c["CertificateArn"] for c in more.get("Certificates", ()) if not c.get("IsDefault"))
+        return {"attributes": normal.unusual_of_listener(said.get("Attributes", ())), "certificates": certificates}
+
+    def _is_tls(self, arn: str) -> bool:
+        return (self.memory.known.get(("settings", arn)) or {}).get("Protocol") == "TLS"
+
+    # -- pages into resources ---------------------------------------------------------------------------------------
+
+    def _elb(self, snapshot: Snapshot, ours: set[str], backends: Sequence[str]) -> Iterable[Resource]:
+        known = self.memory.known
+        backend = backends[0] if backends else ""
+        for arn, said in snapshot.balancers.items():
+            tags = snapshot.tags.get(arn, {})
+            if arn in ours:
+                yield normal.load_balancer(said, tags, known.get(("balancer", arn), {}), backend)
+            else:
+                self._note_foreign("load-balancer", said["LoadBalancerName"], tags, arn)
+        for arn, said in snapshot.groups.items():
+            tags = snapshot.tags.get(arn, {})
+            if arn in ours:
+                targets, health = known.get(("targets", arn), ((), None))
+                yield normal.target_group(said, tags, known.get(("group", arn), {}), targets, health)
+            else:
+                self._note_foreign("target-group", said["TargetGroupName"], tags, arn)
+        for arn in ours - snapshot.balancers.keys() - snapshot.groups.keys():
+            said_of = known.get(("settings", arn))
+            if said_of and said_of["LoadBalancerArn"] in snapshot.balancers:
+                more = known.get(("listener", arn), {})
+                name = snapshot.balancers[said_of["LoadBalancerArn"]]["LoadBalancerName"]
+                yield normal.listener(said_of, snapshot.tags[arn], more.get("attributes", {}),
+                                      more.get("certificates", ()), name)
+
+    def _security_groups(self, snapshot: Snapshot) -> list[str]:
+        """Take note of all groups of the VPC. The ids of our backend groups (one, unless a name was lost)."""
+        backends = []
+        self._groups = {}
+        for said in snapshot.security_groups:
+            tags = normal.tags_of(said.get("Tags", ()))
+            if self._mark.is_ours(tags):
+                if tags[OWNER] == SHARED:
+                    backends.append(said["GroupId"])
+            else:
+                self._groups[said["GroupId"]] = Group(said["GroupId"], said["GroupName"], frozenset(tags))
+                self._note_foreign("security-group", said["GroupName"], tags, said["GroupId"])
+                self._note_foreign("backend-group", said["GroupName"], tags, said["GroupId"])
+        return backends
+
+    def _ec2(self, snapshot: Snapshot, backends: Sequence[str]) -> Iterable[Resource]:
+        for said in snapshot.security_groups:
+            tags = normal.tags_of(said.get("Tags", ()))
+            if not self._mark.is_ours(tags):
+                yield from normal.node_rules(said, backends)
+            elif tags[OWNER] == SHARED:
+                yield normal.backend_group(said, tags)
+            else:
+                yield normal.security_group(said, tags)
+
+    def _note_foreign(self, kind: str, name: str, tags: Mapping[str, str], thing: str) -> None:
+        reason = self._mark.why_not(tags)
+        if kind == "backend-group" and name != backend_group_name(self._mark):
+            return
+        self._foreign[kind, name] = (reason, self._command(kind, thing))
+
+    def _command(self, kind: str, thing: str) -> str:
+        """How an administrator gives the mark back."""
+        if kind.endswith("-group") and thing.startswith("sg-"):
+            return (f"aws ec2 create-tags --resources {thing} --tags Key=lbctl.io/cluster,Value={self._mark.cluster_id} "
+                    f"Key=lbctl.io/owner,Value=NAMESPACE/SERVICE")
+        return (f"aws elbv2 add-tags --resource-arns {thing} --tags Key=lbctl.io/cluster,Value={self._mark.cluster_id} "
+                f"Key=lbctl.io/owner,Value=NAMESPACE/SERVICE")
+
+    def _judge(self, resources: Iterable[Resource]) -> None:
+        """Once: are these load balancers ours, or did somebody copy the cluster that they belong to?"""
+        targets = {target for r in resources if r.kind == "target-group" for target in r.fields["targets"]}
+        ours = {found.id for found in self._instances.values() if found is not None}
+        if self._mark.take_over or not targets or targets & ours:
+            self._recognised, self._copied = True, False
+        elif not self._recognised and ours:
+            self._copied = True
+
+    # -- facts ------------------------------------------------------------------------------------------------------
+
+    def facts(self, scope: Scope, holders: Mapping[str, Owner]) -> Facts:
+        """What desired needs beside resources. Asks only for what is not known yet."""
+        self._learn_instances(scope.load_balancers)
+        if scope.load_balancers:
+            self._learn_subnets()
+            self._learn_addresses(scope.load_balancers)
+        return Facts(self.vpc, self._subnets, self._instances, self._groups, self._addresses, self._foreign, holders,
+                     self._copied)
+
+    def zones(self) -> Mapping[str, str]:
+        """The zone of every known subnet."""
+        return {subnet.id: subnet.zone for subnet in self._subnets}
+
+    def forget_instances(self) -> None:
+        """An instance turned out to be gone: ask again."""
+        self._instances = {}
+
+    def _forget_facts(self) -> None:
+        self._subnets, self._instances, self._addresses = (), {}, {}
+        self._asked = set()
+
+    def _learn_instances(self, load_balancers: Sequence[LoadBalancer]) -> None:
+        seen: set[int] = set()
+        unknown: dict[str, None] = {}
+        for lb in load_balancers:
+            if id(lb.nodes) not in seen:
+                seen.add(id(lb.nodes))
+                unknown.update((i, None) for node in lb.nodes if (i := instance_id(node)) not in self._instances and i)
+        for part in _parts(list(unknown), INSTANCES_AT_ONCE):
+            filters = [{"Name": "instance-id", "Values": part}]
+            found = {i.id: i for reservation in self._api.pages("ec2", "DescribeInstances", "Reservations", Filters=filters)
+                     for i in map(_instance, reservation["Instances"])}
+            self._instances |= {name: found.get(name) for name in part}
+        if not self.vpc:
+            self._find_vpc(bool(load_balancers))
+
+    def _find_vpc(self, needed: bool) -> None:
+        """The VPC of most of the nodes' instances. Raises `SettingsError` where it is needed and nothing tells."""
+        votes = sorted(i.vpc for i in self._instances.values() if i is not None and i.vpc)
+        if votes:
+            self.vpc = max(sorted(set(votes)), key=votes.count)
+        elif needed:
+            raise missing("vpc-id")
+
+    def _learn_subnets(self) -> None:
+        if self._subnets or not self.vpc:
+            return
+        filters = [{"Name": "vpc-id", "Values": [self.vpc]}]
+        found = [_subnet(s) for s in self._api.pages("ec2", "DescribeSubnets", "Subnets", Filters=filters)]
+        tables = list(self._api.pages("ec2", "DescribeRouteTables", "RouteTables", Filters=filters))
+        self._subnets = tuple(sorted(_routed(found, tables), key=lambda s: s.id))
+
+    def _learn_addresses(self, load_balancers: Sequence[LoadBalancer]) -> None:
+        """Elastic IPs that Services name, by allocation or by address."""
+        asked = {text for lb in load_balancers for text in _named_addresses(lb)} - self._asked
+        if not asked:
+            return
+        self._asked |= asked
+        for name, values in (("allocation-id", [a for a in asked if a.startswith("eipalloc-")]),
+                             ("public-ip", [a for a in asked if not a.startswith("eipalloc-")])):
+            for part in _parts(sorted(values), INSTANCES_AT_ONCE):
+                said = self._api.call("ec2", "DescribeAddresses", Filters=[{"Name": name, "Values": part}])
+                for found in said.get("Addresses", ()):
+                    address = Address(found["AllocationId"], found["PublicIp"])
+                    self._addresses |= {address.allocation: address, address.public_ip: address}
+
+
+def _named_addresses(lb: LoadBalancer) -> Iterable[str]:
+    yield from (str(address) for address in lb.requested_addresses if lb.scheme != "internal")
+    try:
+        yield from options(lb).allocations
+    except Refused:
+        return
+
+
+def _parts(items: Sequence[str], size: int) -> list[list[str]]:
+    return [list(items[start:start + size]) for start in range(0, len(items), size)]
+
+
+def _instance(said: Answer) -> Instance:
+    primary = next((i for i in said.get("NetworkInterfaces", ()) if i["Attachment"].get("DeviceIndex") == 0), said)
+    groups = primary.get("Groups") or said.get("SecurityGroups", ())
+    return Instance(said["InstanceId"], said.get("VpcId", ""), said["State"]["Name"],
+                    tuple(sorted(group["GroupId"] for group in groups)),
+                    frozenset(t["Key"] for t in said.get("Tags", ()) if t["Key"].startswith(CLUSTER_TAG)))
+
+
+def _subnet(said: Answer) -> Subnet:
+    cidrs6 = tuple(IPv6Network(a["Ipv6CidrBlock"]) for a in said.get("Ipv6CidrBlockAssociationSet", ())
+                   if a.get("Ipv6CidrBlockState", {}).get("State") == "associated")
+    return Subnet(said["SubnetId"], said["AvailabilityZone"], IPv4Network(said["CidrBlock"]), cidrs6,
+                  int(said.get("AvailableIpAddressCount", 0)), normal.tags_of(said.get("Tags", ())))
+
+
+def _routed(subnets: Iterable[Subnet], tables: Iterable[Answer]) -> Iterable[Subnet]:
+    """Each subnet with whether its route table, or else the VPC's main one, leads to an internet gateway."""
+    explicit: dict[str, bool] = {}
+    main = False
+    for table in tables:
+        public = any(route.get("GatewayId", "").startswith("igw-") for route in table.get("Routes", ()))
+        for association in table.get("Associations", ()):
+            if association.get("Main"):
+                main = public
+            elif "SubnetId" in association:
+                explicit[association["SubnetId"]] = public
+    return (msgspec.structs.replace(subnet, public=explicit.get(subnet.id, main)) for subnet in subnets)

@@ -1,0 +1,197 @@
+"""From AWS's answers to resources in the form that desired would have said.  PURE.
+
+The sort of a thing is known from the call that told of it, never from its ARN (stand-ins shape those differently).
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from lbctl.model import SHARED, Owner, Resource
+from lbctl_aws.annotations import LISTENER_ATTRIBUTES, LOAD_BALANCER_ATTRIBUTES
+from lbctl_aws.marks import OWNER, UID
+from lbctl_aws.resources import group_defaults, listener_name, rule_name
+
+Json = Mapping[str, Any]
+
+
+def tags_of(pairs: Iterable[Json]) -> dict[str, str]:
+    """Tags as a mapping, without those of AWS itself, which nobody can change."""
+    return {pair["Key"]: pair.get("Value", "") for pair in pairs if not pair["Key"].startswith("aws:")}
+
+
+def load_balancer(said: Json, tags: Mapping[str, str], attributes: Mapping[str, str], backend: str) -> Resource:
+    """From DescribeLoadBalancers, its tags and its unusual attributes; `backend` is our backend group's id."""
+    groups = said.get("SecurityGroups") or ()
+    fields = {
+        "scheme": said.get("Scheme") or "internet-facing",
+        "ip_address_type": said.get("IpAddressType", "ipv4"),
+        "subnets": {zone["SubnetId"]: _static_address(zone) for zone in said.get("AvailabilityZones", ())},
+        "security_groups": tuple(sorted(group for group in groups if group != backend)),
+        "backend_group": backend if backend in groups else "",
+        "attributes": dict(attributes),
+        "tags": dict(tags),
+        "uid": tags.get(UID, ""),
+    }
+    return Resource("load-balancer", said["LoadBalancerName"], Owner(tags[OWNER]), fields, balancer_outputs(said))
+
+
+def balancer_outputs(said: Json) -> dict[str, Any]:
+    created = said.get("CreatedTime")
+    return {
+        "arn": said["LoadBalancerArn"],
+        "hostname": said["DNSName"],
+        "state": said.get("State", {}).get("Code", ""),
+        "created": created.isoformat() if isinstance(created, datetime) else "",
+    }
+
+
+def _static_address(zone: Json) -> str:
+    for address in zone.get("LoadBalancerAddresses") or ():
+        said = address.get("AllocationId") or address.get("PrivateIPv4Address")
+        if said:
+            return str(said)
+    return ""
+
+
+def target_group(
+    said: Json, tags: Mapping[str, str], attributes: Mapping[str, str], targets: tuple[str, ...],
+    health: tuple[int, int] | None,
+) -> Resource:
+    """From DescribeTargetGroups, its tags, its unusual attributes and what is registered."""
+    web = said.get("HealthCheckProtocol") != "TCP"
+    fields = {
+        "vpc": said.get("VpcId", ""),
+        "protocol": said["Protocol"],
+        "port": int(said["Port"]),
+        "ip_address_type": said.get("IpAddressType") or "ipv4",
+        "health_check": {
+            "protocol": said.get("HealthCheckProtocol", ""),
+            "port": str(said.get("HealthCheckPort", "")),
+            "path": said.get("HealthCheckPath", "") if web else "",
+            "codes": said.get("Matcher", {}).get("HttpCode", "") if web else "",
+            "interval": int(said.get("HealthCheckIntervalSeconds", 0)),
+            "timeout": int(said.get("HealthCheckTimeoutSeconds", 0)),
+            "healthy": int(said.get("HealthyThresholdCount", 0)),
+            "unhealthy": int(said.get("UnhealthyThresholdCount", 0)),
+        },
+        "attributes": dict(attributes),
+        "targets": targets,
+        "tags": dict(tags),
+    }
+    outputs: dict[str, Any] = {"arn": said["TargetGroupArn"]}
+    if health is not None:
+        outputs["health"] = health
+    return Resource("target-group", said["TargetGroupName"], Owner(tags[OWNER]), fields, outputs)
+
+
+def registered(descriptions: Iterable[Json], port: int) -> tuple[tuple[str, ...], tuple[int, int]]:
+    """From DescribeTargetHealth: what is registered (with its port where that is not the group's), and
+    (healthy, judged). A target that is still being checked for the first time is not judged."""
+    targets: list[str] = []
+    healthy = judged = 0
+    for description in descriptions:
+        state = description.get("TargetHealth", {}).get("State", "")
+        if state == "draining":
+            continue
+        target = description["Target"]
+        at = int(target.get("Port", port))
+        targets.append(target["Id"] if at == port else f"{target['Id']}:{at}")
+        healthy += state == "healthy"
+        judged += state in ("healthy", "unhealthy", "unavailable")
+    return tuple(sorted(targets)), (healthy, judged)
+
+
+def listener(said: Json, tags: Mapping[str, str], attributes: Mapping[str, str], more: Iterable[str],
+             balancer: str) -> Resource:
+    """From DescribeListeners; `more` are the certificates beside the default, `balancer` the load balancer's name."""
+    tls = said.get("Protocol") == "TLS"
+    default = [certificate["CertificateArn"] for certificate in said.get("Certificates") or ()][:1] if tls else []
+    actions = said.get("DefaultActions") or ({},)
+    fields = {
+        "load_balancer": said["LoadBalancerArn"],
+        "port": int(said["Port"]),
+        "protocol": said["Protocol"],
+        "target_group": _forwards_to(actions[0]),
+        "certificates": (*default, *sorted(arn for arn in more if arn not in default)),
+        "tls_policy": said.get("SslPolicy", "") if tls else "",
+        "alpn": (said.get("AlpnPolicy") or ["None"])[0] if tls else "None",
+        "attributes": dict(attributes),
+        "tags": dict(tags),
+    }
+    name = listener_name(balancer, int(said["Port"]))
+    return Resource("listener", name, Owner(tags[OWNER]), fields, {"arn": said["ListenerArn"]})
+
+
+def _forwards_to(action: Json) -> str:
+    groups = action.get("ForwardConfig", {}).get("TargetGroups") or ()
+    if len(groups) > 1:
+        return "several"
+    return str(action.get("TargetGroupArn") or (groups[0]["TargetGroupArn"] if groups else ""))
+
+
+def security_group(said: Json, tags: Mapping[str, str]) -> Resource:
+    """From DescribeSecurityGroups: a Service's own group with all its rules."""
+    fields = {"vpc": said.get("VpcId", ""), "rules": rules_of(said), "tags": dict(tags)}
+    return Resource("security-group", said["GroupName"], Owner(tags[OWNER]), fields, {"id": said["GroupId"]})
+
+
+def backend_group(said: Json, tags: Mapping[str, str]) -> Resource:
+    fields = {"vpc": said.get("VpcId", ""), "tags": dict(tags)}
+    return Resource("backend-group", said["GroupName"], SHARED, fields, {"id": said["GroupId"]})
+
+
+def rules_of(said: Json) -> tuple[str, ...]:
+    """Every rule for what comes in, as `protocol:port:source` or `protocol:first-last:source`, sorted."""
+    return tuple(sorted(
+        f"{permission['IpProtocol']}:{_ports(permission)}:{source}"
+        for permission in said.get("IpPermissions", ()) for source in _sources(permission)
+    ))
+
+
+def _ports(permission: Json) -> str:
+    first, last = permission.get("FromPort", -1), permission.get("ToPort", -1)
+    return str(first) if first == last else f"{first}-{last}"
+
+
+def _sources(permission: Json) -> Iterable[str]:
+    yield from (source["CidrIp"] for source in permission.get("IpRanges", ()))
+    yield from (source["CidrIpv6"] for source in permission.get("Ipv6Ranges", ()))
+    yield from (source["PrefixListId"] for source in permission.get("PrefixListIds", ()))
+    yield from (source["GroupId"] for source in permission.get("UserIdGroupPairs", ()) if "GroupId" in source)
+
+
+def node_rules(said: Json, backends: Iterable[str]) -> Iterable[Resource]:
+    """From DescribeSecurityGroups of a group that is not ours: its rules that let our backend group in.
+
+    Whatever refers to our group is ours: it means nothing without it, and the group cannot go before it.
+    """
+    ours = set(backends)
+    for permission in said.get("IpPermissions", ()):
+        for source in permission.get("UserIdGroupPairs", ()):
+            if source.get("GroupId") in ours:
+                yield _node_rule(said["GroupId"], permission, source["GroupId"])
+
+
+def _node_rule(group: str, permission: Json, source: str) -> Resource:
+    protocol, first, last = permission["IpProtocol"], permission.get("FromPort", 0), permission.get("ToPort", 65535)
+    fields = {"group": group, "protocol": protocol, "from_port": first, "to_port": last, "source": source}
+    return Resource("node-rule", rule_name(group, protocol, first, last), SHARED, fields)
+
+
+def unusual_of_balancer(pairs: Iterable[Json]) -> dict[str, str]:
+    return _unusual(pairs, LOAD_BALANCER_ATTRIBUTES)
+
+
+def unusual_of_group(pairs: Iterable[Json], protocol: str) -> dict[str, str]:
+    return _unusual(pairs, group_defaults(protocol))
+
+
+def unusual_of_listener(pairs: Iterable[Json]) -> dict[str, str]:
+    return _unusual(pairs, LISTENER_ATTRIBUTES)
+
+
+def _unusual(pairs: Iterable[Json], defaults: Mapping[str, str]) -> dict[str, str]:
+    """What differs from AWS's default, among the attributes that we keep in step."""
+    said = {pair["Key"]: str(pair.get("Value", "")) for pair in pairs}
+    return {key: value for key, value in sorted(said.items()) if key in defaults and value != defaults[key]}
