@@ -97,30 +97,17 @@ class Calls:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counts: Counter[tuple[str, str]] = Counter()
+        self._counts: Counter[str] = Counter()
 
     def __call__(self, call: Call) -> None:
         if call.code is not None:
             with self._lock:
-                self._counts[call.service, call.operation] += 1
+                self._counts[call.service] += 1
 
-    def by_service(self, *, grouped: Mapping[str, str] | None = None) -> dict[str, int]:
-        """How many by service; `grouped` renames services (`ec2` → `aws`)."""
-        names = grouped or {}
+    def by_service(self) -> dict[str, int]:
+        """How many, by service."""
         with self._lock:
-            found: Counter[str] = Counter()
-            for (service, _), count in self._counts.items():
-                found[names.get(service, service)] += count
-        return dict(sorted(found.items()))
-
-    def total(self, *, but: Iterable[str] = ("kubernetes",)) -> int:
-        """How many in all, without these services."""
-        return sum(count for service, count in self.by_service().items() if service not in set(but))
-
-    def clear(self) -> None:
-        """Count from nothing."""
-        with self._lock:
-            self._counts.clear()
+            return dict(sorted(self._counts.items()))
 
 
 # ── metrics ───────────────────────────────────────────────────────────────────────────────────────────────────────────

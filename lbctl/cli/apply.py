@@ -19,7 +19,8 @@ from lbctl.errors import LbctlError, SettingsError
 
 if TYPE_CHECKING:
     from lbctl.apply import Result
-    from lbctl.cli.session import Inputs, Session
+    from lbctl.cli.inputs import Inputs
+    from lbctl.cli.session import Session
     from lbctl.kube import objects
     from lbctl.model import Owner
     from lbctl.plan import Change, Plan
@@ -117,7 +118,8 @@ def _apply(
     yes: bool,
     form: str,
 ) -> int:
-    from lbctl.cli.session import Session, chooser, inputs
+    from lbctl.cli.inputs import chooser, inputs
+    from lbctl.cli.session import Session
 
     session = Session(flags)
     given = inputs(session, paths)
@@ -193,7 +195,7 @@ class _Run:
         chosen: "Callable[[objects.Service], bool] | None",
         may_write: Callable[[], bool],
     ) -> None:
-        from lbctl.cli.session import Paths
+        from lbctl.cli.paths import Paths
 
         self._chosen, self._prune = chosen, prune
         self._progress = _Progress()
@@ -214,8 +216,9 @@ class _Run:
         machine = form in ("json", "yaml")
         if not machine:
             output.say(output.preview(preview, form), signs=form == "text")
-        if problems:
-            return max(map(codes.of, problems.values()))
+        broken = max(map(codes.of, problems.values()), default=codes.OK)
+        if broken and not preview.changes():
+            return broken
         if self._prune and preview.frozen():
             output.hint(f"lbctl: nothing is applied: {' '.join(preview.limits())}")
             return codes.LIMIT
@@ -223,6 +226,8 @@ class _Run:
             return codes.INTERRUPTED
         ended = self._carry_out(plans, wait)
         self._tell(preview, ended, form)
+        if broken:
+            return codes.PARTIAL if ended.applied else broken
         return self._code(preview, ended, wait, strict)
 
     def _carry_out(self, plans: Mapping[str, "Plan"], wait: float | None) -> _Ended:

@@ -41,7 +41,7 @@ def view(show_origin: bool, discover: bool, form: str, flags: dict[str, Any]) ->
 
 def _discovered(session: "Session") -> configuration.Config:
     """With what the cluster's nodes and its kube-system namespace say."""
-    from lbctl.cli.session import inputs
+    from lbctl.cli.inputs import inputs
     from lbctl.kube.source import StoreSource
 
     given = inputs(session, ())

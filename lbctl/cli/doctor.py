@@ -16,7 +16,9 @@ from lbctl.cli import codes, options, output
 from lbctl.errors import LbctlError
 
 if TYPE_CHECKING:
-    from lbctl.cli.session import Inputs, Paths, Session
+    from lbctl.cli.inputs import Inputs
+    from lbctl.cli.paths import Paths
+    from lbctl.cli.session import Session
     from lbctl.kube.client import Client
     from lbctl.model import LoadBalancer, Node, Scheme
 
@@ -104,7 +106,8 @@ def _data(finding: Finding) -> dict[str, Any]:
 
 
 def _findings(session: "Session", *, reach: bool) -> Iterator[Finding]:
-    from lbctl.cli.session import Paths, inputs
+    from lbctl.cli.inputs import inputs
+    from lbctl.cli.paths import Paths
 
     client = session.client()
     yield from _guarded("cluster", lambda: _access(client, session.namespace()))

@@ -18,7 +18,8 @@ from lbctl.render import (
 )
 
 if TYPE_CHECKING:
-    from lbctl.cli.session import Inputs, Session
+    from lbctl.cli.inputs import Inputs
+    from lbctl.cli.session import Session
     from lbctl.kube.objects import EndpointSlice, Service
     from lbctl.model import LoadBalancer, Node, Note, Owner
     from lbctl.plan import Plan
@@ -33,7 +34,8 @@ def explain(service: str, namespace: str, paths: tuple[str, ...], form: str, fla
     """Why one Service is as it is: its class, who serves it, refusals, what would change, and the way of a packet from
     the address to a pod, each station with the command that shows it.
     """
-    from lbctl.cli.session import Session, inputs
+    from lbctl.cli.inputs import inputs
+    from lbctl.cli.session import Session
     from lbctl.model import Owner
 
     session = Session(flags)
@@ -80,7 +82,7 @@ def _explanation(session: "Session", given: "Inputs", owner: "Owner") -> Explana
 
 def _provider(session: "Session", service: "Service") -> str:
     """Whose it is: by its class, or the default provider's; empty if nobody's here."""
-    from lbctl.cli.session import provider_of
+    from lbctl.cli.inputs import provider_of
 
     if service.spec.type != "LoadBalancer":
         return ""
@@ -101,7 +103,7 @@ def _not_ours(service: "Service") -> str:
 def _planned(
     session: "Session", given: "Inputs", owner: "Owner", provider: str
 ) -> "tuple[Plan | None, LoadBalancer | None, str]":
-    from lbctl.cli.session import Paths
+    from lbctl.cli.paths import Paths
     from lbctl.model import SHARED
 
     ways = Paths(session, given, only=(provider,))

@@ -34,7 +34,9 @@ def plan(
     or --context names (what a pull request would change). A cloud is read if its settings are there; with files alone
     --cluster-id says whose resources are ours.
     """
-    from lbctl.cli.session import Paths, Session, chooser, inputs
+    from lbctl.cli.inputs import chooser, inputs
+    from lbctl.cli.paths import Paths
+    from lbctl.cli.session import Session
 
     session = Session(flags)
     given = inputs(session, paths)

@@ -22,7 +22,8 @@ def status(
     namespace: str, all_namespaces: bool, selector: str, watch: bool, form: str, flags: dict[str, Any]
 ) -> int:
     """Services of type LoadBalancer, their addresses, and why one has none."""
-    from lbctl.cli.session import Session, chooser
+    from lbctl.cli.inputs import chooser
+    from lbctl.cli.session import Session
     from lbctl.daemon import Cluster
 
     session = Session(flags)

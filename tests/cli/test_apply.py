@@ -209,3 +209,10 @@ def test_services_of_a_provider_that_is_not_installed_are_told(lbctl, world) -> 
     assert (ran.code, "! default/far  provider-not-configured" in ran.out) == (codes.PARTIAL, True)
     assert "pip install 'lbctl[gcp]'" in lbctl("explain", "far").out
     assert world.address("web")
+
+
+def test_one_clouds_outage_does_not_hold_up_another(lbctl, world, monkeypatch) -> None:
+    world.put()
+    ran = lbctl("apply", "--provider", "memory", "--provider", "gcp")
+    assert (ran.code, "Not read: gcp" in ran.out) == (codes.PARTIAL, True)
+    assert world.address()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lbctl.cli import codes, output, session
+from lbctl.cli import codes, inputs, output
 
 NODE = """
 apiVersion: v1
@@ -128,7 +128,7 @@ def test_files_over_a_cluster_say_what_a_pull_request_changes(lbctl, world, mani
 
 
 def test_the_servers_address_keeps_its_secrets() -> None:
-    assert session._host("https://user:secret@prod.example:6443/also-secret") == "prod.example:6443"
+    assert inputs._host("https://user:secret@prod.example:6443/also-secret") == "prod.example:6443"
 
 
 def test_a_cloud_that_cannot_be_read_is_named_and_5(lbctl, manifest) -> None:

@@ -1,0 +1,162 @@
+"""A path per provider, filled from one input: what plan, apply, explain and doctor walk along."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from lbctl import plugins
+from lbctl.apply import Result
+from lbctl.cli.inputs import Inputs
+from lbctl.cli.session import Session, installation, renamed
+from lbctl.daemon import Cluster, make_provider, reconciler, utcnow
+from lbctl.errors import LbctlError, SettingsError
+from lbctl.kube import objects, read
+from lbctl.kube.source import StoreSource
+from lbctl.model import Owner
+from lbctl.plan import Change, Plan
+from lbctl.provider import Provider
+from lbctl.reconcile import Reconciler
+from lbctl.render import Preview
+from lbctl.stack import Stack
+from lbctl.wanted import Wanted
+
+
+class Way(msgspec.Struct):
+    """One provider's path, with what is wanted of it; or why there is none."""
+
+    name: str
+    reconciler: Reconciler | None = None
+    problem: LbctlError | None = None
+
+
+class Paths:
+    """The paths of all chosen providers, filled from one input."""
+
+    def __init__(
+        self,
+        session: Session,
+        given: Inputs,
+        *,
+        prune: bool = False,
+        writes: bool = False,
+        only: tuple[str, ...] = (),
+        landed: Callable[[Result], None] = lambda _result: None,
+        stepped: Callable[[Change], None] = lambda _change: None,
+        may_write: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._session, self._given, self._prune = session, given, prune
+        self._hooks: dict[str, Any] = {"landed": landed, "stepped": stepped, "may_write": may_write}
+        self.cluster_id = session.config.cluster_id
+        self._installation = ""
+        if given.cluster is not None:
+            self.cluster_id = self.cluster_id or given.cluster.identity()
+            self._installation = installation(given.cluster.client, session.namespace(), create=writes)
+        self.names = only or self._names()
+        self.sources = {name: self._source(name) for name in self.names}
+        self.paths = {name: self._path(name) for name in self.names}
+
+    def _names(self) -> tuple[str, ...]:
+        """The providers to ask. Files in which nothing is for anybody need none."""
+        services = self._given.stores.services.all()
+        try:
+            return self._session.chosen(services)
+        except SettingsError:
+            if self._given.cluster is not None:
+                raise
+        bare = sum(not service.spec.load_balancer_class for service in services)
+        if bare:
+            left = f"{bare} Services without a loadBalancerClass are left alone: nobody said --default-provider"
+            self._given.assumptions += (left,)
+        return ()
+
+    def refresh(self) -> None:
+        """Bring what is wanted up to date with the stores."""
+        for name, path in self.paths.items():
+            if path.reconciler is not None:
+                fill(path.reconciler.wanted, self.sources[name])
+
+    def plan(self, chosen: Callable[[objects.Service], bool] | None) -> tuple[dict[str, Plan], dict[str, LbctlError]]:
+        """(plans, problems) by provider; `chosen` narrows to some Services."""
+        plans: dict[str, Plan] = {}
+        problems: dict[str, LbctlError] = {}
+        for name, path in self.paths.items():
+            try:
+                if path.reconciler is None:
+                    raise path.problem or SettingsError(f"{name} cannot be used")
+                plans[name] = path.reconciler.plan(self.narrowed(chosen))
+            except LbctlError as error:
+                problems[name] = error
+        return plans, problems
+
+    def narrowed(self, chosen: Callable[[objects.Service], bool] | None) -> frozenset[Owner] | None:
+        """The owners that a narrowed run is about; None for everybody."""
+        if chosen is None:
+            return None
+        return frozenset(read.owner(s) for s in self._given.stores.services.all() if chosen(s))
+
+    def preview(self, plans: Mapping[str, Plan], problems: Mapping[str, LbctlError]) -> Preview:
+        """What is rendered of them."""
+        given = self._given
+        unread = tuple(f"{name}: {error.reason}: {error.message}" for name, error in sorted(problems.items()))
+        return Preview(
+            plans, given.source, self.cluster_id, self._session.calls.by_service(),
+            given.read.skipped if given.read else {}, given.assumptions, (*given.problems, *unread),
+        )  # fmt: skip
+
+    def _source(self, name: str) -> StoreSource:
+        default = self._session.config.default_provider or None
+        known = self._given.cluster is not None
+        return StoreSource(self._given.stores, provider=name, default_provider=default, endpoints=known)
+
+    def _path(self, name: str) -> Way:
+        try:
+            made = self._made(name, self._provider(name))
+        except SettingsError as error:
+            if name in self._session.installed or name in self._session.config.providers:
+                return Way(name, problem=error)
+            # Only Services speak of it: they are told, and nobody else is held up.
+            made = self._made(name, plugins.Unconfigured(name, error))
+        fill(made.wanted, self.sources[name])
+        return Way(name, made)
+
+    def _provider(self, name: str) -> Provider:
+        plugin = self._session.plugin(name)
+        observe = renamed(self._session.calls, name)
+        harness = self._session.harness(plugin, self.cluster_id, self._installation, observe)
+        return make_provider(plugin, harness, self.sources[name].nodes())
+
+    def _made(self, name: str, provider: Provider) -> Reconciler:
+        plugin = self._session.installed.get(name)
+        options = self._session.options(plugin, claims=self._claims(), prune=self._prune)
+        cluster = self._given.cluster
+        if cluster is None:
+            return Reconciler(
+                Stack(provider), Wanted(provider.shares), options.policy, now=utcnow,
+                labels=self.sources[name].labels, workers=options.workers, **self._hooks,
+            )  # fmt: skip
+        if cluster.stores is not self._given.stores:
+            cluster = Cluster(cluster.client, self._given.stores)
+        return reconciler(provider, cluster, self.sources[name], options, **self._hooks)
+
+    def _claims(self) -> bool:
+        """One-shots leave no finalizer behind unless somebody says so: nobody would be there to take it away."""
+        said = self._session.config.origins.get("claims")
+        return said is not None and self._session.config.claims == "finalizer"
+
+    def close(self) -> None:
+        """End every path; what is in flight is given up."""
+        for path in self.paths.values():
+            if path.reconciler is not None:
+                path.reconciler.lanes.close(0.0)
+
+
+def fill(wanted: Wanted, source: StoreSource) -> None:
+    """What is wanted, as the stores say it now."""
+    current = set(source.owners())
+    for owner in current | wanted.by_owner.keys():
+        load_balancer = source.read(owner) if owner in current else None
+        if load_balancer is None:
+            wanted.remove(owner)
+        else:
+            wanted.put(load_balancer)
