@@ -20,8 +20,8 @@ from typing import Any, TextIO
 
 from lbctl import __version__
 from lbctl.apply import Result
-from lbctl.errors import LbctlError, Retry
-from lbctl.model import SHARED, LoadBalancer, Owner, Ref, Resource
+from lbctl.errors import LbctlError, Retry, SettingsError
+from lbctl.model import LoadBalancer, Owner, Ref, Resource
 from lbctl.plan import Change, Plan
 from lbctl.provider import Call, Desired, Observation, Provider, Scope
 from lbctl.render import for_terminal
@@ -142,7 +142,7 @@ class Metrics:
             "lbctl_time_to_external_ip_seconds", "From a Service's creation to its first address.", "provider",
             buckets=WAITING,
         )  # fmt: skip
-        self.services = gauge("lbctl_services", "Services by what lbctl says of them.", "provider", "state")
+        self.services = gauge("lbctl_services", "Services by state.", "provider", "state")
         self.requests = counter(
             "lbctl_provider_api_requests_total", "Calls of a provider's API.", "provider", "operation", "code"
         )
@@ -205,7 +205,6 @@ class Watching:
         self._metrics, self._provider, self._created = metrics, provider, created
         self._lock = threading.Lock()
         self._started: dict[Owner, float] = {}
-        self._states: dict[Owner, str] = {}
         self._audited = False
 
     def planned(self, plan: Plan, *, fresh: bool, seconds: float) -> None:
@@ -221,9 +220,8 @@ class Watching:
         with self._lock:
             taken = [owner for owner in plan.lanes() if owner not in self._started]
             self._started.update(dict.fromkeys(taken, time.monotonic()))
-            self._states.update({refusal.owner: "refused" for refusal in plan.refused})
+            metrics.depth.labels(name).set(len(self._started))
         metrics.adds.labels(name).inc(len(taken))
-        self._count()
 
     def landed(self, result: Result) -> None:
         metrics, name = self._metrics, self._provider
@@ -232,11 +230,10 @@ class Watching:
             metrics.retries.labels(name).inc()
         with self._lock:
             since = self._started.pop(result.owner, None)
-            self._note_state(result)
+            metrics.depth.labels(name).set(len(self._started))
         if since is not None:
             metrics.work.labels(name).observe(time.monotonic() - since)
         self._first_address(result)
-        self._count()
 
     def interrupted(self, error: Exception) -> None:
         reason = error.reason if isinstance(error, LbctlError) else "plugin-fault"
@@ -244,27 +241,11 @@ class Watching:
         if isinstance(error, Retry) and reason == "throttled":
             self._metrics.throttled.labels(self._provider).inc()
 
-    def _note_state(self, result: Result) -> None:
-        gone = any(step.action == "delete" and step.kind in ("claim", "status") for step in result.applied)
-        if result.owner == SHARED:
-            return
-        if gone:
-            self._states.pop(result.owner, None)
-        else:
-            self._states[result.owner] = {"done": "ready", "retry": "waiting", "failed": "failed"}[result.outcome]
-
     def _first_address(self, result: Result) -> None:
         created = self._created(result.owner)
         if created is not None and any(map(_is_first_address, result.applied)):
             waited = (datetime.now(UTC) - created).total_seconds()
             self._metrics.first_address.labels(self._provider).observe(waited)
-
-    def _count(self) -> None:
-        with self._lock:
-            states, working = Counter(self._states.values()), len(self._started)
-        for state in ("ready", "waiting", "failed", "refused"):
-            self._metrics.services.labels(self._provider, state).set(states[state])
-        self._metrics.depth.labels(self._provider).set(working)
 
 
 def _drifted(plan: Plan) -> int:
@@ -316,10 +297,8 @@ class Probes:
     """
 
     def __init__(self, listen: str, *, live: Probe, ready: Probe, metrics: Callable[[], bytes]) -> None:
-        host, _, port = listen.rpartition(":")
         pages = {"/livez": live, "/healthz": live, "/readyz": ready}
-        server = _SixServer if ":" in host else _Server
-        self._server = server((host.strip("[]") or "0.0.0.0", int(port)), _handler(pages, metrics))
+        self._server = _server(listen, _handler(pages, metrics))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="probes", daemon=True)
         self.port = int(self._server.server_address[1])
 
@@ -337,7 +316,24 @@ class _Server(ThreadingHTTPServer):
 
 
 class _SixServer(_Server):
+    """IPv6, and IPv4 where the address is `::`."""
+
     address_family = socket.AF_INET6
+
+    def server_bind(self) -> None:
+        self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+
+
+def _server(listen: str, handler: type[BaseHTTPRequestHandler]) -> _Server:
+    """Bound to HOST:PORT; without a host, to every address of the machine."""
+    host, _, port = listen.rpartition(":")
+    host = host.strip("[]") or ("::" if socket.has_dualstack_ipv6() else "0.0.0.0")
+    try:
+        return (_SixServer if ":" in host else _Server)((host, int(port)), handler)
+    except OSError as error:
+        message = f"nothing can listen on {listen} ({error.strerror}): give another --listen, or an empty one for none"
+        raise SettingsError(message) from error
 
 
 def _handler(pages: Mapping[str, Probe], metrics: Callable[[], bytes]) -> type[BaseHTTPRequestHandler]:

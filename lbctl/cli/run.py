@@ -4,6 +4,7 @@ import secrets
 import signal
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from lbctl.daemon import Cluster, Daemon
     from lbctl.kube.events import Recorder
     from lbctl.kube.lease import Elector
+    from lbctl.kube.objects import Service
     from lbctl.model import Owner
     from lbctl.provider import Harness, Plugin, Provider
     from lbctl.telemetry import Probes
@@ -140,9 +142,32 @@ class Controllers:
         return Probes(listen, live=self._daemon.healthy, ready=self._daemon.ready, metrics=self._exposition)
 
     def _exposition(self) -> bytes:
+        default = self._session.config.default_provider
+        states = Counter(_state(service, default) for service in self._daemon.cluster.stores.services.all())
         for desk in self._daemon.desks:
             self._metrics.config.labels(desk.name).set(desk.problem is None)
+            for state in STATES:
+                self._metrics.services.labels(desk.name, state).set(states[desk.name, state])
         return self._metrics.text()
+
+
+STATES = ("ready", "pending", "failing", "deleting")
+
+
+def _state(service: "Service", default_provider: str) -> tuple[str, str]:
+    """(provider, state): failing has an address, but not all that was asked for; pending has none yet."""
+    from lbctl.cli.inputs import provider_of
+    from lbctl.model import READY
+
+    provider = provider_of(service) or ("" if service.spec.load_balancer_class else default_provider)
+    ready = service.conditions.get(READY)
+    if service.spec.type != "LoadBalancer":
+        return "", ""
+    if service.metadata.deletion_timestamp is not None:
+        return provider, "deleting"
+    if ready is not None and ready.status == "True":
+        return provider, "ready"
+    return provider, "failing" if service.ingress else "pending"
 
 
 def _created(cluster: "Cluster") -> "Callable[[Owner], datetime | None]":

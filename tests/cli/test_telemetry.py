@@ -3,12 +3,14 @@
 import io
 import json
 import logging
+import socket
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lbctl import telemetry
+from lbctl.errors import SettingsError
 from lbctl.provider import Call
 from lbctl.telemetry import Calls, Metrics, configure_logging, redacted
 
@@ -101,3 +103,10 @@ def test_a_check_that_fails_is_named() -> None:
     assert telemetry._told({"caches": True, "lease": False}, verbose=False) == (
         False, "[+]caches ok\n[-]lease failed\nfailed\n"
     )  # fmt: skip
+
+
+def test_a_port_that_is_taken_says_what_to_do() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        place = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(SettingsError, match="give another --listen"):
+            telemetry.Probes(place, live=dict, ready=dict, metrics=bytes)
