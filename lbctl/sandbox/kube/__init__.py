@@ -6,8 +6,8 @@ from the real one, it is wrong. Ways in: `KubeSandbox`, and `Fault` for what sho
 
     store    objects, resourceVersions, history          kinds     what is served        schema   fields and their types
     verbs    create, update, patch, delete, list, watch  services  a Service's rules     crds     kinds made at run time
-    tables   kubectl's columns                           faults    what goes wrong      patch    the three patches
-    server   HTTP (the only one that imports aiohttp)    discovery /api, /apis, /openapi sandbox  the thread around it
+    tables   kubectl's columns                           faults    what goes wrong      patch   the three patches
+    server   HTTP (the only one that imports aiohttp)    discovery /api, /apis, /openapi wire    bytes and calls
 """
 
 from lbctl.sandbox.kube.faults import Fault, Faults, Recorded

@@ -14,24 +14,33 @@ from dataclasses import replace
 from typing import Any
 
 import msgspec
-import yaml
 from aiohttp import web
 
 from lbctl.sandbox.kube import discovery, patch, status, tables
 from lbctl.sandbox.kube.faults import Fault, Faults, Recorded
-from lbctl.sandbox.kube.kinds import Kind, Object
+from lbctl.sandbox.kube.kinds import Kind
+from lbctl.sandbox.kube.options import number
 from lbctl.sandbox.kube.status import Refusal
 from lbctl.sandbox.kube.store import Entry
-from lbctl.sandbox.kube.verbs import Api, Call, Many, One, Said, number
-from lbctl.sandbox.kube.watch import INITIAL_EVENTS_END, Frame, Watch
+from lbctl.sandbox.kube.verbs import Api, Call, Many, One, Said
+from lbctl.sandbox.kube.watch import Watch
+from lbctl.sandbox.kube.wire import (
+    JSON,
+    Lines,
+    as_refusal,
+    decoded,
+    form_of,
+    options,
+    quoted,
+    read_faults,
+    target,
+    verb_of,
+)
 
-_JSON = "application/json"
 _HEALTH = ("/livez", "/readyz", "/healthz")
 _OPEN = (*_HEALTH, "/version")
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 _MAX_BODY = 3 * 1024 * 1024
-_FLAGS = ("watch", "allowWatchBookmarks", "sendInitialEvents")
-_VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch"}
 
 
 class Server:
@@ -184,7 +193,7 @@ class Server:
     async def _administer(self, request: web.BaseRequest) -> web.Response:
         """GET says the active faults, PUT replaces them, POST adds, DELETE clears."""
         if request.method in ("PUT", "POST"):
-            faults = _read_faults(await request.read())
+            faults = read_faults(await request.read())
             if request.method == "PUT":
                 self._faults.clear()
             self._faults.inject(*faults)
@@ -205,7 +214,7 @@ class Server:
             elif fault.effect == "lose" or (call.verb == "watch" and fault.effect in ("expired", "drop")):
                 return fault.effect
             else:
-                raise _as_refusal(fault, call)
+                raise as_refusal(fault, call)
         return ""
 
     def _route(self, request: web.BaseRequest, path: str) -> Call | None:
@@ -216,12 +225,12 @@ class Server:
         place, rest = (("", *parts[1:2]), parts[2:]) if parts[0] == "api" else (tuple(parts[1:3]), parts[3:])
         if not rest or len(place) != 2:
             return None
-        namespace, plural, name, sub = _target(rest)
+        namespace, plural, name, sub = target(rest)
         kind = self._api.kinds.find(place[0], place[1], plural)
         if kind is None or (sub and sub not in kind.subresources):
             raise status.no_such_path()
-        query = _options(request.query)
-        verb = _verb(request.method, kind, namespace, name, query)
+        query = options(request.query)
+        verb = verb_of(request.method, kind, namespace, name, query)
         if sub and verb not in ("get", "update", "patch"):
             raise status.not_allowed()
         return Call(verb=verb, kind=kind, namespace=namespace, name=name, subresource=sub, query=query)
@@ -229,7 +238,7 @@ class Server:
     # Answers.
 
     def _respond(self, request: web.BaseRequest, call: Call) -> web.Response:
-        form = _form(request.headers.get("Accept", ""))
+        form = form_of(request.headers.get("Accept", ""))
         answer = self._api.answer(call)
         include = call.query.get("includeObject", "Metadata")
         if isinstance(answer, Said):
@@ -239,9 +248,9 @@ class Server:
         return self._many(call.kind, answer, form, include)
 
     def _one(self, kind: Kind, answer: One, form: str, include: str) -> web.Response:
-        headers = [("Warning", f'299 - "{_quoted(text)}"') for text in answer.warnings]
+        headers = [("Warning", f'299 - "{quoted(text)}"') for text in answer.warnings]
         body = self._encode(kind, answer.entry, form, include)
-        return web.Response(body=body, status=answer.code, headers=headers, content_type=_JSON)
+        return web.Response(body=body, status=answer.code, headers=headers, content_type=JSON)
 
     def _encode(self, kind: Kind, entry: Entry, form: str, include: str) -> bytes:
         if form == "Table":
@@ -264,12 +273,12 @@ class Server:
         head = f'{{"kind":"{kind.kind}List","apiVersion":"{kind.api_version}","metadata":'.encode()
         items_ = b",".join([prefix + entry.rest for entry in answer.entries])
         body = b"".join((head, msgspec.json.encode(answer.meta), b',"items":[', items_, b"]}"))
-        return web.Response(body=body, content_type=_JSON)
+        return web.Response(body=body, content_type=JSON)
 
     # Watches.
 
     async def _watch(self, request: web.BaseRequest, call: Call, fault: str) -> web.StreamResponse:
-        form = _form(request.headers.get("Accept", ""))
+        form = form_of(request.headers.get("Accept", ""))
         watch = self._api.watch(call)
         if fault == "expired":
             watch.pending.clear()
@@ -279,12 +288,12 @@ class Server:
         return await self._stream(request, call, watch, form)
 
     async def _stream(self, request: web.BaseRequest, call: Call, watch: Watch, form: str) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": _JSON, "Cache-Control": "no-cache, private"})
+        response = web.StreamResponse(headers={"Content-Type": JSON, "Cache-Control": "no-cache, private"})
         response.enable_chunked_encoding()
         self._watches[watch] = call
         try:
             await response.prepare(request)
-            await self._tell(response, call, watch, _Lines(call, form, self._now))
+            await self._tell(response, call, watch, Lines(call, form, self._now))
             await response.write_eof()
         except ConnectionError:
             # The client went away: that is how most watches end.
@@ -294,7 +303,7 @@ class Server:
             watch.end()
         return response
 
-    async def _tell(self, response: web.StreamResponse, call: Call, watch: Watch, lines: "_Lines") -> None:
+    async def _tell(self, response: web.StreamResponse, call: Call, watch: Watch, lines: "Lines") -> None:
         loop, ready = asyncio.get_running_loop(), asyncio.Event()
         watch.wake = ready.set
         end = loop.time() + (number(call.query, "timeoutSeconds") or random.uniform(1800, 3600))
@@ -315,61 +324,12 @@ class Server:
             await _wait(ready, min(end, next_bookmark) - loop.time())
 
 
-class _Lines:
-    """Frames as the lines of one watch."""
-
-    def __init__(self, call: Call, form: str, now: Callable[[], float]) -> None:
-        self._call, self._form, self._now, self._first = call, form, now, True
-
-    def line(self, frame: Frame) -> bytes:
-        return b"".join((b'{"type":"', frame.type.encode(), b'","object":', self._object(frame), b"}\n"))
-
-    def _object(self, frame: Frame) -> bytes:
-        kind = self._call.kind
-        if frame.refusal is not None:
-            return msgspec.json.encode(frame.refusal.document)
-        if frame.entry is None:
-            return self._bookmark(frame)
-        if self._form == "PartialObjectMetadata":
-            return msgspec.json.encode(tables.partial(frame.entry.obj))
-        if self._form == "Table":
-            return msgspec.json.encode(self._table([frame.entry.obj], frame.entry.obj["metadata"]["resourceVersion"]))
-        return kind.prefix + frame.entry.rest
-
-    def _table(self, objects: list[Object], version: str) -> Object:
-        include = self._call.query.get("includeObject", "Metadata")
-        said = tables.table(self._call.kind, objects, {"resourceVersion": version}, include, self._now())
-        # Only the first event says what the columns are.
-        if not self._first:
-            said["columnDefinitions"] = None
-        self._first = False
-        return said
-
-    def _bookmark(self, frame: Frame) -> bytes:
-        meta: Object = {"resourceVersion": str(frame.version), "creationTimestamp": None}
-        if frame.initial_end:
-            meta["annotations"] = {INITIAL_EVENTS_END: "true"}
-        kind = self._call.kind
-        empty = {"kind": kind.kind, "apiVersion": kind.api_version, "metadata": meta}
-        if self._form == "Table":
-            said = tables.table(kind, [], {"resourceVersion": str(frame.version)}, "None", self._now())
-            said["rows"] = [{"cells": [], "object": empty}]
-            return msgspec.json.encode(said)
-        return msgspec.json.encode(empty)
-
-
 async def _wait(ready: asyncio.Event, seconds: float) -> None:
     try:
         async with asyncio.timeout(max(seconds, 0)):
             await ready.wait()
     except TimeoutError:
         return
-
-
-def _options(query: Mapping[str, str]) -> dict[str, str]:
-    """The options of a request; booleans as Go reads them (the official client says `True`)."""
-    flags = {name: value.lower() in ("true", "t", "1") for name, value in query.items() if name in _FLAGS}
-    return {**query, **{name: "true" if value else "false" for name, value in flags.items()}}
 
 
 def _request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
@@ -390,7 +350,7 @@ def _bind(port: int) -> socket.socket:
 
 
 def _json(document: object, code: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
-    return web.Response(body=msgspec.json.encode(document), status=code, headers=headers, content_type=_JSON)
+    return web.Response(body=msgspec.json.encode(document), status=code, headers=headers, content_type=JSON)
 
 
 def _refused(refusal: Refusal) -> web.Response:
@@ -398,100 +358,10 @@ def _refused(refusal: Refusal) -> web.Response:
     return _json(refusal.document, refusal.code, headers)
 
 
-def _quoted(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"')
-
-
-def _target(rest: list[str]) -> tuple[str, str, str, str]:
-    """(namespace, plural, name, subresource) of what follows the version in a path."""
-    namespace = ""
-    if rest[0] == "namespaces" and len(rest) >= 3 and not (len(rest) == 3 and rest[2] in ("status", "finalize")):
-        namespace, rest = rest[1], rest[2:]
-    if len(rest) > 3:
-        raise status.no_such_path()
-    plural, name, sub = (*rest, "", "")[:3]
-    return namespace, plural, name, sub
-
-
-def _verb(method: str, kind: Kind, namespace: str, name: str, query: Mapping[str, str]) -> str:
-    if namespace and not kind.namespaced:
-        raise status.no_such_path()
-    if name and kind.namespaced and not namespace:
-        raise status.no_such_path()
-    watching = query.get("watch") == "true"
-    if method in ("GET", "HEAD"):
-        verb = "get" if name else "watch" if watching else "list"
-    elif method == "DELETE":
-        verb = "delete" if name else "deletecollection"
-    else:
-        verb = _VERBS.get(method, "")
-    fits = bool(name) == (verb in ("get", "update", "patch", "delete"))
-    needs_namespace = kind.namespaced and verb in ("create", "deletecollection") and not namespace
-    if verb not in kind.verbs or not fits or needs_namespace:
-        raise status.not_allowed()
-    return verb
-
-
 async def _with_body(request: web.BaseRequest, call: Call) -> Call:
     raw = await request.read() if call.verb not in ("get", "list") else b""
-    media = request.content_type if raw else _JSON
+    media = request.content_type if raw else JSON
     if not raw and call.verb in ("create", "update", "patch"):
         raise status.bad_request("the request has no body")
-    body = None if media == patch.APPLY_PATCH else _decoded(raw, media, patching=call.verb == "patch") if raw else None
+    body = None if media == patch.APPLY_PATCH else decoded(raw, media, patching=call.verb == "patch") if raw else None
     return replace(call, body=body, media=media)
-
-
-def _decoded(raw: bytes, media: str, *, patching: bool) -> Any:
-    if "protobuf" in media or "cbor" in media:
-        raise status.unsupported_media(
-            f"the sandbox reads JSON and YAML, not {media}: use kubectl apply -f or kubectl expose"
-        )
-    try:
-        if media == "application/yaml":
-            return yaml.load(raw, Loader=yaml.CSafeLoader)
-        if patching or media in (_JSON, "application/octet-stream"):
-            return msgspec.json.decode(raw)
-    except (msgspec.DecodeError, yaml.YAMLError) as odd:
-        raise status.bad_request(f"the body cannot be read: {odd}") from odd
-    raise status.unsupported_media(
-        f"the body of the request was in an unknown format - accepted media types include: {_JSON}, application/yaml"
-    )
-
-
-def _form(accept: str) -> str:
-    """What the client wants objects as: Table, PartialObjectMetadata, or plain (empty)."""
-    for part in accept.split(","):
-        media, *pairs = (word.strip() for word in part.split(";"))
-        options = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
-        if media in (_JSON, "*/*", "application/*", "") and options.get("as", "") in ("", "Table"):
-            return options.get("as", "")
-        if media == _JSON and options["as"].startswith("PartialObjectMetadata"):
-            return "PartialObjectMetadata"
-    message = f"only the following media types are accepted: {_JSON}"
-    raise Refusal(406, "NotAcceptable", message)
-
-
-def _read_faults(raw: bytes) -> list[Fault]:
-    try:
-        found = msgspec.json.decode(raw, type=dict[str, list[Fault]])
-        return found["faults"]
-    except (msgspec.DecodeError, KeyError) as odd:
-        raise status.bad_request(f'say {{"faults": [{{"effect": "latency", "delay": 0.2}}]}}: {odd}') from odd
-
-
-def _as_refusal(fault: Fault, call: Call) -> Refusal:
-    kind = call.kind
-    match fault.effect:
-        case "conflict":
-            return status.conflict(kind.group, kind.plural, call.name)
-        case "expired":
-            return status.expired("The resourceVersion for the provided list is too old.")
-        case "throttle":
-            say = "Too many requests, please try again later."
-            return Refusal(429, "TooManyRequests", say, retry_after=fault.retry_after)
-        case "deny":
-            where = f'in the namespace "{call.namespace}"' if call.namespace else "at the cluster scope"
-            why = f'User "sandbox" cannot {call.verb} resource "{call.resource}" in API group "{kind.group}" {where}'
-            return status.forbidden(kind.group, kind.plural, call.name, why)
-    reason = {500: "InternalError", 503: "ServiceUnavailable", 504: "Timeout"}.get(fault.code, "")
-    return Refusal(fault.code, reason, f"the sandbox answers {fault.code} on request")

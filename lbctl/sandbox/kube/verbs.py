@@ -4,9 +4,7 @@ The server translates HTTP to a `Call` and an answer back to bytes; everything b
 that every call is a transaction. Raises `Refusal`.
 """
 
-import base64
 import random
-import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +16,14 @@ import msgspec
 from lbctl.sandbox.kube import patch, schema, status
 from lbctl.sandbox.kube.crds import CrdRules, CustomRules
 from lbctl.sandbox.kube.kinds import CRD, NAMESPACE, SERVICE, Kind, Kinds, Object
+from lbctl.sandbox.kube.options import (
+    check_list_options,
+    check_watch_options,
+    continue_expired,
+    number,
+    page_token,
+    read_token,
+)
 from lbctl.sandbox.kube.rules import (
     EndpointSliceRules,
     EventRules,
@@ -160,7 +166,7 @@ class Api:
         return One(self._held(call))
 
     def _list(self, call: Call) -> Answer:
-        _check_list_options(call.query)
+        check_list_options(call.query)
         version, after = self._page(call)
         try:
             entries = self.store.at(call.kind.resource, version, call.namespace)
@@ -171,7 +177,7 @@ class Api:
         limit = number(call.query, "limit")
         meta: dict[str, Any] = {"resourceVersion": str(version)} | ({"continue": ""} if call.kind.custom else {})
         if limit > 0 and len(rest) > limit:
-            meta["continue"] = _token(version, rest[limit - 1][0])
+            meta["continue"] = page_token(version, rest[limit - 1][0])
             if matches is always:
                 meta["remainingItemCount"] = len(rest) - limit
             rest = rest[:limit]
@@ -180,11 +186,11 @@ class Api:
     def _page(self, call: Call) -> tuple[int, Key | None]:
         """The version to list at, and the key after which to go on."""
         if token := call.query.get("continue"):
-            version, after = _read_token(token)
+            version, after = read_token(token)
             try:
                 self.store.since(call.kind.resource, version)
             except Refusal as gone:
-                raise _continue_expired(self.store.version, after) from gone
+                raise continue_expired(self.store.version, after) from gone
             return version, after
         version = self._version(call.query.get("resourceVersion", ""))
         exact = call.query.get("resourceVersionMatch") == "Exact"
@@ -204,7 +210,7 @@ class Api:
     def watch(self, call: Call) -> Watch:
         """Start one. What is wrong with its version is said in the stream, as kube-apiserver does."""
         query = call.query
-        _check_watch_options(query)
+        check_watch_options(query)
         matches = selector(call.kind, query.get("labelSelector", ""), query.get("fieldSelector", ""))
         if call.name:
             matches = selector(call.kind, "", f"metadata.name={call.name}")
@@ -536,14 +542,6 @@ class Api:
         }  # fmt: skip
 
 
-def number(query: Mapping[str, str], name: str) -> int:
-    """A number among the options; 0 if it is not there. Raises 400 if it is none."""
-    text = query.get(name) or "0"
-    if not re.fullmatch(r"-?\d+", text):
-        raise status.bad_request(f'{name}: "{text}" is not a number')
-    return int(text)
-
-
 def _dry_run(call: Call) -> bool:
     options = call.body if call.verb.startswith("delete") and isinstance(call.body, dict) else {}
     given = call.query.get("dryRun") or "".join(options.get("dryRun") or ())
@@ -582,58 +580,3 @@ def _undecodable(call: Call, why: str, name: str = "", version: str = "") -> Ref
         return invalid("", "", "", [wrong("patch", call.body, why)])
     said = f'{name or kind.kind} in version "{version or kind.version}" cannot be handled as a {kind.kind}: {why}'
     return status.bad_request(said)
-
-
-def _token(version: int, after: Key) -> str:
-    return base64.urlsafe_b64encode(msgspec.json.encode({"rv": version, "start": after})).decode().rstrip("=")
-
-
-def _read_token(token: str) -> tuple[int, Key]:
-    try:
-        read = msgspec.json.decode(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
-        return int(read["rv"]), (str(read["start"][0]), str(read["start"][1]))
-    except (ValueError, KeyError, TypeError, IndexError, msgspec.DecodeError) as odd:
-        raise status.bad_request(f"continue key is not valid: {odd}") from odd
-
-
-def _continue_expired(version: int, after: Key) -> Refusal:
-    refusal = status.expired(
-        "The provided continue parameter is too old to display a consistent list result. You can start a new list "
-        "without the continue parameter, or use the continue token in this response to retrieve the remainder of the "
-        "results. Continuing with the provided token results in an inconsistent list - objects that were created, "
-        "modified, or deleted between the time the first chunk was returned and now may show up in the list."
-    )
-    refusal.document["metadata"] = {"continue": _token(version, after)}
-    return refusal
-
-
-def _check_list_options(query: Mapping[str, str]) -> None:
-    causes = []
-    match, version = query.get("resourceVersionMatch", ""), query.get("resourceVersion", "")
-    path = "resourceVersionMatch"
-    if match and not version:
-        causes.append(status.not_permitted(path, f"{path} is forbidden unless resourceVersion is provided"))
-    if match and query.get("continue"):
-        causes.append(status.not_permitted(path, f"{path} is forbidden when continue is provided"))
-    if match and match not in ("Exact", "NotOlderThan"):
-        causes.append(status.not_supported(path, match, ("Exact", "NotOlderThan", "")))
-    if match == "Exact" and version == "0":
-        causes.append(status.not_permitted(path, f'{path} "exact" is forbidden for resourceVersion "0"'))
-    if "sendInitialEvents" in query:
-        causes.append(status.not_permitted("sendInitialEvents", "sendInitialEvents is forbidden for list"))
-    if causes:
-        raise invalid("meta.k8s.io", "ListOptions", "", causes)
-
-
-def _check_watch_options(query: Mapping[str, str]) -> None:
-    causes = []
-    match, initial, path = query.get("resourceVersionMatch", ""), "sendInitialEvents" in query, "resourceVersionMatch"
-    if initial and match != "NotOlderThan":
-        say = f"sendInitialEvents requires setting {path} to NotOlderThan"
-        causes.append(status.not_permitted(path, say))
-    if match and not initial:
-        causes.append(status.not_permitted(path, f"{path} is forbidden for watch unless sendInitialEvents is provided"))
-    if match and match != "NotOlderThan":
-        causes.append(status.not_supported(path, match, ("NotOlderThan",)))
-    if causes:
-        raise invalid("meta.k8s.io", "ListOptions", "", causes)
