@@ -24,7 +24,7 @@ from lbctl.errors import LbctlError, Retry, SettingsError
 from lbctl.model import LoadBalancer, Owner, Ref, Resource
 from lbctl.plan import Change, Plan
 from lbctl.provider import Call, Desired, Observation, Provider, Scope
-from lbctl.render import for_terminal
+from lbctl.render import for_terminal, line
 
 # ── logs ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -60,10 +60,10 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        line = {"ts": at, "level": record.levelname.lower(), "msg": redacted(record.getMessage()), **_fields(record)}
+        said = {"ts": at, "level": record.levelname.lower(), "msg": redacted(record.getMessage()), **_fields(record)}
         if record.exc_info:
-            line["err"] = redacted(self.formatException(record.exc_info))
-        return json.dumps(line, default=str)
+            said["err"] = redacted(self.formatException(record.exc_info))
+        return json.dumps(said, default=str)
 
 
 class TextLines(logging.Formatter):
@@ -72,10 +72,9 @@ class TextLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S")
         fields = "".join(f"  {name}={for_terminal(str(item))}" for name, item in _fields(record).items())
-        line = f"{at} {record.levelname.lower():7} {for_terminal(redacted(record.getMessage()))}{fields}"
-        if record.exc_info:
-            line += "\n" + redacted(self.formatException(record.exc_info))
-        return line
+        said = f"{at} {record.levelname.lower():7} {for_terminal(redacted(record.getMessage()))}{fields}"
+        trace = redacted(self.formatException(record.exc_info)).split("\n") if record.exc_info else []
+        return "\n".join([said, *(line(row, 2) for row in trace)])
 
 
 def configure_logging(form: str, level: str, stream: TextIO) -> None:

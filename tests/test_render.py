@@ -216,5 +216,13 @@ def test_a_long_value_is_cut_with_a_count() -> None:
     assert "characters more" in dict(render.fields(change))["targets"]
 
 
+def test_no_cell_breaks_out_of_a_table() -> None:
+    plain = render.table(("name", "why"), [(HOSTILE, "x"), ("::error::", HOSTILE)])
+    assert len(plain.splitlines()) == 3
+    assert not any(row.startswith("::") or "\x1b" in row for row in plain.splitlines())
+    rows = render.markdown_table(("name", "why"), [(HOSTILE, "x")]).splitlines()
+    assert rows[2].count("|") == 3
+
+
 def test_a_table_is_aligned_and_says_nothing_for_nothing() -> None:
     assert render.table(("name", "why"), [("a", ""), ("bcd", "x")]) == "NAME   WHY\na      -\nbcd    x\n"

@@ -66,6 +66,17 @@ def test_an_exception_is_logged_without_its_secrets() -> None:
     assert "hunter22" not in stream.getvalue()
 
 
+def test_a_trace_cannot_write_to_the_terminal_or_the_runner() -> None:
+    stream = io.StringIO()
+    configure_logging("text", "info", stream)
+    try:
+        raise ValueError("x\n::error::\x1b[2J")
+    except ValueError:
+        logging.getLogger("lbctl.test").exception("failed")
+    assert "\x1b" not in stream.getvalue()
+    assert not any(row.lstrip().startswith("::") for row in stream.getvalue().splitlines())
+
+
 @given(st.from_regex(r"[a-z]{1,12}", fullmatch=True))
 def test_ordinary_words_are_left_alone(word: str) -> None:
     assert redacted(f"{word} of default/web") == f"{word} of default/web"
