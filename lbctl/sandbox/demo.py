@@ -21,7 +21,7 @@ from lbctl.daemon import Cluster, Daemon, Desk, Options, utcnow
 from lbctl.errors import LbctlError
 from lbctl.kube.client import Client
 from lbctl.kube.events import Recorder
-from lbctl.model import READY, Resource
+from lbctl.model import READY, SHARED, Resource
 from lbctl.provider import Call, Harness
 from lbctl.render import for_terminal, table
 from lbctl.sandbox.sandbox import Sandbox, endpoint_slice
@@ -214,8 +214,8 @@ class Demo:
         return found
 
     def _drift(self) -> tuple[Resource, str]:
-        """Damage the first resource that the stand-in knows how to damage."""
-        for resource in self._desk.resources():
+        """Damage the first resource of a Service that the stand-in knows how to damage."""
+        for resource in sorted(self._desk.resources(), key=lambda r: (r.owner == SHARED, r.kind, r.name)):
             done = self._standin().drift(resource)
             if done:
                 return resource, done

@@ -1,0 +1,636 @@
+"""AWS that fits on loopback: moto over real HTTP, made as strict as AWS where moto is not.
+
+`standin` is the entry point. boto3 speaks to it as it would to AWS; what AWS refuses and moto takes is refused here, with
+AWS's own error codes (Elastic Load Balancing and EC2 API references): names used twice, security groups in use, deletion
+protection, listeners that do not fit their target groups, targets that are no running instances of the VPC, Elastic IPs
+held by somebody else. What moto forgets is remembered: static addresses, listeners in the tag index, changed protocols.
+Throttling, lingering interfaces and the token buckets of the load-balancing API can be switched on.
+"""
+
+import json
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from ipaddress import ip_address
+from itertools import cycle
+from typing import Any
+from urllib.parse import parse_qsl
+
+import boto3
+from moto.core.exceptions import ServiceException
+from moto.ec2.models import EC2Backend, ec2_backends
+from moto.elbv2.models import (
+    AvailabilityZone,
+    ELBv2Backend,
+    FakeListener,
+    FakeLoadBalancer,
+    FakeTargetGroup,
+    elbv2_backends,
+)
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
+
+from lbctl.model import Node, Resource
+from lbctl_aws.api import category
+from lbctl_aws.marks import CLUSTER, OWNER
+
+ACCOUNT = "123456789012"
+KEYS = {"aws_access_key_id": "stand-in", "aws_secret_access_key": "stand-in"}
+CLUSTER_NAME = "sandbox"
+IMAGE = "ami-12c6146b"
+"""One of moto's own."""
+
+ZONES = ("a", "b")
+LISTENS = {"TCP": {"TCP"}, "UDP": {"UDP"}, "TCP_UDP": {"TCP_UDP"}, "TLS": {"TCP", "TLS"}}
+"""Which target groups' protocols a listener may forward to (Listeners for your Network Load Balancers)."""
+
+BUCKETS: Mapping[str, tuple[float, float]] = {
+    "elbv2 describing": (40, 10), "elbv2 registration": (20, 4), "elbv2 mutating": (10, 3),
+    "elbv2 resource-intensive": (10, 0.2),
+}
+"""Category → (size, refill per second). Only the first is documented by AWS; the others are what its clients observe."""
+
+_REGIONS = cycle(("eu-central-1", "us-east-1", "eu-west-1", "us-west-2", "eu-north-1", "ap-south-1", "us-east-2"))
+"""Regions are apart in moto, too: stand-ins of one process that are up at the same time share nothing."""
+
+
+def _no(code: str, message: str) -> Exception:
+    """AWS's no, as moto sends it."""
+    return ServiceException(code, message)
+
+
+# -- load balancing, strictly ----------------------------------------------------------------------------------------
+
+
+class _Zone(AvailabilityZone):
+    """A load balancer's subnet, with the static address that it was given."""
+
+    def __init__(self, subnet: Any, address: Mapping[str, str]) -> None:
+        super().__init__(subnet)
+        self.load_balancer_addresses = [dict(address)] if address else []
+
+
+class StrictLoadBalancing(ELBv2Backend):
+    """moto's load balancing, minus what AWS would not have taken."""
+
+    def _begin(self) -> None:
+        self.addresses: dict[str, dict[str, dict[str, str]]] = {}
+        self.lingering: dict[str, int] = {}
+        self.linger = 0
+
+    # load balancers
+
+    def create_load_balancer(self, name: str, security_groups: list[str], subnet_ids: list[str],  # type: ignore[override]
+                             subnet_mappings: list[dict[str, str]] | None = None, **more: Any) -> FakeLoadBalancer:
+        mappings = [*({"SubnetId": subnet} for subnet in subnet_ids), *(subnet_mappings or [])]
+        self._check_name(name)
+        self._check_security_groups(security_groups)
+        self._check_subnets(mappings, more.get("ip_address_type") or "ipv4")
+        for balancer in self.load_balancers.values():
+            if balancer.name == name:
+                return self._same(balancer, security_groups, mappings, more)
+        self._check_addresses(mappings, "")
+        more["scheme"] = more.get("scheme") or "internet-facing"
+        made = super().create_load_balancer(name, security_groups, [], mappings, **more)
+        made.arn, old = made.arn.replace("/app/", "/net/"), made.arn
+        self._rename(old, made)
+        self._hold(made, mappings)
+        return made
+
+    def _rename(self, old: str, made: FakeLoadBalancer) -> None:
+        """A network load balancer's ARN says so; moto's does not."""
+        self.load_balancers[made.arn] = self.load_balancers.pop(old)
+        tags = self.tagging_service.list_tags_for_resource(old)["Tags"]
+        self.tagging_service.delete_all_tags_for_resource(old)
+        self.tagging_service.tag_resource(made.arn, tags)
+
+    def _same(self, there: FakeLoadBalancer, groups: list[str], mappings: list[dict[str, str]], more: Any) -> FakeLoadBalancer:
+        """The same again is the same load balancer; anything else of that name is refused."""
+        same = (
+            sorted(there.security_groups) == sorted(groups) and there.scheme == (more.get("scheme") or "internet-facing")
+            and {subnet.id for subnet in there.subnets} == {mapping["SubnetId"] for mapping in mappings}
+        )
+        if not same:
+            raise _no("DuplicateLoadBalancerName", f"A load balancer with the name '{there.name}' exists already")
+        return there
+
+    def _check_name(self, name: str) -> None:
+        if not re.fullmatch(r"(?!internal-)(?!-)[A-Za-z0-9-]{1,32}(?<!-)", name):
+            raise _no("ValidationError", f"The load balancer name '{name}' is not valid")
+
+    def _check_security_groups(self, groups: Iterable[str]) -> None:
+        for group in groups:
+            if self.ec2_backend.get_security_group_from_id(group) is None:
+                raise _no("InvalidSecurityGroup", f"Security group '{group}' does not exist")
+
+    def _check_subnets(self, mappings: Sequence[Mapping[str, str]], family: str) -> None:
+        subnets = [self.ec2_backend.get_subnet(mapping["SubnetId"]) for mapping in mappings]
+        if len({subnet.availability_zone for subnet in subnets}) < len(subnets):
+            raise _no("InvalidConfigurationRequest", "A load balancer cannot be attached to two subnets of one zone")
+        if family == "dualstack" and not all(subnet.ipv6_cidr_block_associations for subnet in subnets):
+            raise _no("InvalidSubnet", "You must specify subnets with an associated IPv6 CIDR block")
+
+    def _check_addresses(self, mappings: Iterable[Mapping[str, str]], mine: str) -> None:
+        taken = {a.get("AllocationId") for arn, held in self.addresses.items() if arn != mine for a in held.values()}
+        for mapping in mappings:
+            allocation = mapping.get("AllocationId")
+            if allocation and allocation in taken:
+                raise _no("ResourceInUse", f"Elastic IP '{allocation}' is associated already")
+            if allocation and not any(a.allocation_id == allocation for a in self.ec2_backend.describe_addresses()):
+                raise _no("AllocationIdNotFound", f"The allocation IDs '{allocation}' do not exist")
+
+    def _hold(self, balancer: FakeLoadBalancer, mappings: Iterable[Mapping[str, str]]) -> None:
+        """Remember static addresses, and say them wherever the load balancer is described."""
+        held = {m["SubnetId"]: {k: m[k] for k in ("AllocationId", "PrivateIPv4Address") if m.get(k)} for m in mappings}
+        self.addresses[balancer.arn] = held
+
+        class Described(type(balancer)):  # type: ignore[misc]
+            @property
+            def availability_zones(self) -> list[AvailabilityZone]:
+                return [_Zone(subnet, held.get(subnet.id, {})) for subnet in self.subnets]
+
+        balancer.__class__ = Described
+
+    def describe_load_balancers(self, arns: list[str], names: list[str]) -> list[FakeLoadBalancer]:
+        there = {balancer.name for balancer in self.load_balancers.values()}
+        if set(names or ()) - there:
+            raise _no("LoadBalancerNotFound", f"One or more load balancers not found: {sorted(set(names) - there)}")
+        return super().describe_load_balancers(arns, names)  # type: ignore[no-any-return]
+
+    def delete_load_balancer(self, arn: str) -> None:
+        balancer = self.load_balancers.get(arn)
+        if balancer is not None and balancer.attrs.get("deletion_protection.enabled") == "true":
+            raise _no("OperationNotPermitted", f"Load balancer '{arn}' cannot be deleted because deletion protection is on")
+        if balancer is not None:
+            self.lingering |= dict.fromkeys(balancer.security_groups, self.linger)
+        self.addresses.pop(arn, None)
+        super().delete_load_balancer(arn)
+
+    def set_security_groups(self, arn: str, sec_groups: list[str]) -> None:
+        balancer = self.load_balancers.get(arn)
+        if balancer is not None and bool(balancer.security_groups) != bool(sec_groups):
+            raise _no("InvalidConfigurationRequest", "Security groups cannot be added to or all be taken from this load balancer")
+        super().set_security_groups(arn, sec_groups)
+
+    def set_subnets(self, arn: str, subnets: list[str], subnet_mappings: list[dict[str, Any]]) -> list[AvailabilityZone]:
+        balancer = self.load_balancers.get(arn)
+        if balancer is None:
+            raise _no("LoadBalancerNotFound", f"Load balancer '{arn}' not found")
+        mappings = [*({"SubnetId": subnet} for subnet in subnets), *subnet_mappings]
+        self._check_subnets(mappings, balancer.ip_address_type)
+        self._check_addresses(mappings, arn)
+        self._check_swap(balancer, mappings)
+        balancer.subnets = [self.ec2_backend.get_subnet(mapping["SubnetId"]) for mapping in mappings]
+        self._hold(balancer, mappings)
+        zones: list[AvailabilityZone] = balancer.availability_zones
+        return zones
+
+    def _check_swap(self, balancer: FakeLoadBalancer, mappings: Iterable[Mapping[str, str]]) -> None:
+        zones = {subnet.availability_zone: subnet.id for subnet in balancer.subnets}
+        for mapping in mappings:
+            zone = self.ec2_backend.get_subnet(mapping["SubnetId"]).availability_zone
+            if zones.get(zone, mapping["SubnetId"]) != mapping["SubnetId"]:
+                raise _no("InvalidConfigurationRequest", f"Remove the old subnet of {zone} before you add the new one")
+
+    # target groups
+
+    def delete_target_group(self, target_group_arn: str) -> FakeTargetGroup | None:  # type: ignore[override]
+        """Deleting what is gone is a success."""
+        return super().delete_target_group(target_group_arn) if target_group_arn in self.target_groups else None
+
+    def register_targets(self, target_group_arn: str, instances: list[Any]) -> None:
+        group = self.target_groups.get(target_group_arn)
+        for target in instances if group is not None else ():
+            instance = self.ec2_backend.get_instance_by_id(target["Id"])
+            if instance is None or instance.state != "running" or instance.vpc_id != group.vpc_id:
+                raise _no("InvalidTarget", f"The following targets are not in a running state and in the VPC: {target['Id']}")
+        super().register_targets(target_group_arn, instances)
+
+    def deregister_targets(self, target_group_arn: str, instances: list[dict[str, Any]]) -> None:
+        """What is not registered may be deregistered."""
+        group = self.target_groups.get(target_group_arn)
+        known = [target for target in instances if group is None or target["Id"] in group.targets]
+        super().deregister_targets(target_group_arn, known)
+
+    # listeners
+
+    def create_listener(self, load_balancer_arn: str, protocol: str, port: str, *more: Any, **named: Any) -> FakeListener:
+        balancer = self.load_balancers.get(load_balancer_arn)
+        if balancer is not None and any(str(there.port) == str(port) for there in balancer.listeners.values()):
+            raise _no("DuplicateListener", f"A listener already exists on port {port} for this load balancer")
+        given = dict(zip(("ssl_policy", "certificate", "actions"), more, strict=False)) | named
+        self._check_listener(load_balancer_arn, protocol, given["actions"], given.get("certificate"))
+        return super().create_listener(load_balancer_arn, protocol, port, *more, **named)
+
+    def _check_listener(self, balancer: str, protocol: str, actions: Iterable[Any], certificate: str | None) -> None:
+        for arn in _forwards(actions):
+            group = self.target_groups.get(arn)
+            if group is None:
+                raise _no("TargetGroupNotFound", f"Target group '{arn}' not found")
+            if group.protocol not in LISTENS.get(protocol, ()):
+                raise _no("IncompatibleProtocols", f"A {protocol} listener cannot forward to a {group.protocol} target group")
+            if any(arn in _groups_of(other) for other in self.load_balancers.values() if other.arn != balancer):
+                raise _no("TargetGroupAssociationLimit", f"Target group '{arn}' is associated with another load balancer")
+        if protocol == "TLS" and not certificate:
+            raise _no("CertificateNotFound", "A TLS listener needs a certificate")
+
+    def modify_listener(self, arn: str, port: Any = None, protocol: Any = None, ssl_policy: Any = None,  # type: ignore[override]
+                        certificates: Any = None, actions: Any = None) -> FakeListener:
+        """moto knows HTTP and TCP only; a network load balancer's listeners change their protocol, too."""
+        listener = self.describe_listeners(None, [arn])[0]
+        wanted = protocol or listener.protocol
+        default = certificates[0]["CertificateArn"] if certificates else listener.certificate
+        if certificates and not self._certificate_exists(default):
+            raise _no("CertificateNotFound", f"Certificate '{default}' not found")
+        self._check_listener(listener.load_balancer_arn, wanted, actions or (), default if wanted == "TLS" else "none")
+        changed = super().modify_listener(arn, port, None, ssl_policy, [], actions or [])
+        changed.protocol = wanted
+        if wanted == "TLS":
+            changed.certificate, changed.certificates = default, [default, *changed.certificates[1:]]
+        else:
+            changed.certificate, changed.certificates = None, []
+        return changed  # type: ignore[no-any-return]
+
+    # tags
+
+    def add_tags(self, resource_arns: list[str], tags: list[dict[str, str]]) -> None:
+        """AWS takes 50 tags; moto stops at 10."""
+        for arn in resource_arns:
+            self._get_resource_by_arn(arn)
+            if len(self.tagging_service.get_tag_dict_for_resource(arn).keys() | {tag["Key"] for tag in tags}) > 50:
+                raise _no("TooManyTags", "A resource takes 50 tags")
+            self.tagging_service.tag_resource(arn, tags)
+
+    def describe_tags(self, resource_arns: list[str]) -> dict[str, dict[str, str]]:
+        if len(resource_arns) > 20:
+            raise _no("ValidationError", "DescribeTags takes 20 ARNs at the most")
+        for arn in resource_arns:
+            self._get_resource_by_arn(arn)
+        return super().describe_tags(resource_arns)  # type: ignore[no-any-return]
+
+
+def _forwards(actions: Iterable[Any]) -> list[str]:
+    return [action["TargetGroupArn"] for action in actions if action.get("TargetGroupArn")]
+
+
+def _groups_of(balancer: FakeLoadBalancer) -> set[str]:
+    actions = (action.data for listener in balancer.listeners.values() for action in listener.default_actions)
+    return set(_forwards(actions))
+
+
+class StrictNetwork(EC2Backend):
+    """moto's EC2, where a security group in use cannot be deleted."""
+
+    def delete_security_group(self, name: str | None = None, group_id: str | None = None) -> None:
+        if group_id and self._users(group_id):
+            raise _no("DependencyViolation", f"resource {group_id} has a dependent object")
+        super().delete_security_group(name, group_id)
+
+    def _users(self, group: str) -> bool:
+        load_balancing = elbv2_backends[self.account_id][self.region_name]
+        left = load_balancing.lingering.get(group, 0)
+        if left > 0:
+            load_balancing.lingering[group] = left - 1
+            return True
+        rules = (rule for other in _all_groups(self) if other.id != group for rule in other.ingress_rules)
+        return (
+            any(group in balancer.security_groups for balancer in load_balancing.load_balancers.values())
+            or any(rule.source_group.get("GroupId") == group for rule in rules)
+            or any(group == g.id for i in self.all_instances() if i.state == "running" for g in i.security_groups)
+        )
+
+
+def _all_groups(network: EC2Backend) -> list[Any]:
+    return [group for groups in list(network.groups.values()) for group in list(groups.values())]
+
+
+# -- the wire --------------------------------------------------------------------------------------------------------
+
+
+class Wire:
+    """Between HTTP and moto: the tag index as AWS has it, and throttling as AWS does it."""
+
+    def __init__(self, app: Callable[..., Iterable[bytes]], clock: Callable[[], float] = time.monotonic) -> None:
+        self._app, self._clock = app, clock
+        self._lock = threading.Lock()
+        self._throttled_until = 0.0
+        self._levels: dict[str, tuple[float, float]] = {}
+        self.buckets: Mapping[str, tuple[float, float]] = {}
+        self.throttled: Counter[str] = Counter()
+        self.sent: Counter[str] = Counter()
+        self.agents: set[str] = set()
+
+    def throttle(self, seconds: float) -> None:
+        """Say "Rate exceeded" to every writing call for so long."""
+        self._throttled_until = self._clock() + seconds
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        environ["wsgi.input"] = _Body(body)
+        region, service = _scope(environ.get("HTTP_AUTHORIZATION", ""))
+        if service == "tagging":
+            self.agents.add(environ.get("HTTP_USER_AGENT", ""))
+            return _answer(start_response, 200, _resources(region, json.loads(body or b"{}")), "application/x-amz-json-1.1")
+        operation = dict(parse_qsl(body.decode("utf-8", "replace"))).get("Action", "")
+        name = {"elasticloadbalancing": "elbv2"}.get(service, service)
+        with self._lock:
+            self.sent[operation] += 1
+            self.agents.add(environ.get("HTTP_USER_AGENT", ""))
+            too_fast = self._is_too_fast(name, operation)
+            self.throttled[operation] += too_fast
+        if too_fast:
+            return _answer(start_response, 503 if service == "ec2" else 400, _slow_down(service), "text/xml")
+        return self._app(environ, start_response)
+
+    def _is_too_fast(self, service: str, operation: str) -> bool:
+        if self._clock() < self._throttled_until and not operation.startswith("Describe"):
+            return True
+        bucket = self.buckets.get(sort := category(service, operation))
+        if bucket is None:
+            return False
+        size, refill = bucket
+        level, at = self._levels.get(sort, (size, self._clock()))
+        level = min(size, level + (self._clock() - at) * refill)
+        self._levels[sort] = (level - 1 if level >= 1 else level, self._clock())
+        return level < 1
+
+
+class _Body:
+    """A request's body that can be read (again)."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def read(self, size: int = -1) -> bytes:
+        part, self._content = (self._content, b"") if size < 0 else (self._content[:size], self._content[size:])
+        return part
+
+    def readline(self, size: int = -1) -> bytes:
+        return self.read(size)
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self.read()
+
+
+def _scope(authorization: str) -> tuple[str, str]:
+    """(region, service) of a signed request: `Credential=KEY/DATE/REGION/SERVICE/aws4_request`."""
+    found = re.search(r"Credential=[^/]+/[^/]+/([^/]+)/([^/]+)/", authorization)
+    return (found[1], found[2]) if found else ("", "")
+
+
+def _resources(region: str, asked: Mapping[str, Any]) -> bytes:
+    """GetResources of load balancing as AWS has it, listeners included; 100 at a time."""
+    backend = elbv2_backends[ACCOUNT][region]
+    listeners = [arn for balancer in list(backend.load_balancers.values()) for arn in list(balancer.listeners)]
+    found = []
+    for arn in [*list(backend.load_balancers), *list(backend.target_groups), *listeners]:
+        tags = backend.tagging_service.get_tag_dict_for_resource(arn)
+        if all(tags.get(wish["Key"]) in wish["Values"] for wish in asked.get("TagFilters", ())):
+            pairs = [{"Key": key, "Value": value} for key, value in tags.items()]
+            found.append({"ResourceARN": arn, "Tags": pairs})
+    start, size = int(asked.get("PaginationToken") or 0), int(asked.get("ResourcesPerPage") or 50)
+    following = str(start + size) if start + size < len(found) else ""
+    return json.dumps({"ResourceTagMappingList": found[start:start + size], "PaginationToken": following}).encode()
+
+
+def _slow_down(service: str) -> bytes:
+    if service == "ec2":
+        said = "<Code>RequestLimitExceeded</Code><Message>Request limit exceeded.</Message>"
+        return f"<Response><Errors><Error>{said}</Error></Errors><RequestID>0</RequestID></Response>".encode()
+    said = "<Type>Sender</Type><Code>Throttling</Code><Message>Rate exceeded</Message>"
+    return f"<ErrorResponse><Error>{said}</Error><RequestId>0</RequestId></ErrorResponse>".encode()
+
+
+def _answer(start_response: Callable[..., Any], status: int, body: bytes, kind: str) -> Iterable[bytes]:
+    start_response(f"{status} said", [("Content-Type", kind), ("Content-Length", str(len(body)))])
+    return [body]
+
+
+class _Quiet(WSGIRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log(self, type: str, message: str, *args: Any) -> None:
+        """One line per request would drown what the demo says."""
+
+
+# -- the stand-in ----------------------------------------------------------------------------------------------------
+
+
+class AwsStandin:
+    """One region of AWS with a VPC, two public and two private subnets, and as many instances as asked for.
+
+    wire   counts what was sent; `throttle(seconds)`, `buckets = BUCKETS`
+    """
+
+    def __init__(self) -> None:
+        self.region = next(_REGIONS)
+        self.settings: Mapping[str, str] = {}
+        self._server: BaseWSGIServer | None = None
+        self.wire: Wire
+        self.vpc = ""
+        self.subnets: dict[str, str] = {}
+
+    def start(self) -> None:
+        """Listen, and lay the network."""
+        if self._server is not None:
+            return
+        elb = elbv2_backends[ACCOUNT]
+        dict.__setitem__(elb, self.region, StrictLoadBalancing(self.region, ACCOUNT))
+        dict.__setitem__(ec2_backends[ACCOUNT], self.region, StrictNetwork(self.region, ACCOUNT))
+        self.load_balancing._begin()
+        self.wire = Wire(DomainDispatcherApplication(create_backend_app))
+        self._server = make_server("127.0.0.1", 0, self.wire, threaded=True, request_handler=_Quiet)
+        threading.Thread(target=self._server.serve_forever, name="aws-standin", daemon=True).start()
+        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+        self._lay_network()
+        self.settings = {
+            "region": self.region, "vpc-id": self.vpc, "cluster-name": CLUSTER_NAME, "endpoint-url": self.endpoint,
+        }
+
+    def stop(self) -> None:
+        """Listen no more."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
+
+    def client(self, service: str) -> Any:
+        """A boto3 client that speaks to this stand-in, for doing things by hand."""
+        return boto3.client(service, region_name=self.region, endpoint_url=self.endpoint, **KEYS)  # type: ignore[call-overload]
+
+    @property
+    def load_balancing(self) -> StrictLoadBalancing:
+        found: StrictLoadBalancing = elbv2_backends[ACCOUNT][self.region]
+        return found
+
+    @property
+    def network(self) -> StrictNetwork:
+        found: StrictNetwork = ec2_backends[ACCOUNT][self.region]
+        return found
+
+    def reset(self) -> None:
+        """Forget load balancers, groups, addresses and nodes; keep VPC, subnets and the nodes' security group."""
+        elb, network = self.load_balancing, self.network
+        elb.load_balancers.clear()
+        elb.target_groups.clear()
+        elb._begin()
+        for group in _all_groups(network):
+            if group.id == self.node_group:
+                group.ingress_rules.clear()
+            elif group.name != "default":
+                network.groups[self.vpc].pop(group.id, None)
+        for reservation in network.reservations.values():
+            for instance in reservation.instances:
+                instance.terminate()
+        network.reservations.clear()
+        network.addresses.clear()
+        self._instances: list[str] = []
+        self.settle()
+
+    def nodes(self, count: int) -> Sequence[Node]:
+        """Instances as Kubernetes would say them, in the private subnets by turns."""
+        missing = count - len(self._instances)
+        ec2 = self.client("ec2")
+        for number in range(len(self._instances), len(self._instances) + max(missing, 0)):
+            made = ec2.run_instances(
+                ImageId=IMAGE, MinCount=1, MaxCount=1, SecurityGroupIds=[self.node_group],
+                SubnetId=self.subnets[f"private-{ZONES[number % len(ZONES)]}"],
+                TagSpecifications=[{"ResourceType": "instance", "Tags": [_cluster_tag()]}],
+            )
+            self._instances.append(made["Instances"][0]["InstanceId"])
+        return tuple(self._node(number, name) for number, name in enumerate(self._instances[:count], start=1))
+
+    def _node(self, number: int, name: str) -> Node:
+        instance = self.network.get_instance_by_id(name)
+        zone = f"{self.region}{ZONES[(number - 1) % len(ZONES)]}"
+        labels = {"topology.kubernetes.io/region": self.region, "topology.kubernetes.io/zone": zone}
+        return Node(f"node-{number}", f"aws:///{zone}/{name}", labels, (ip_address(instance.private_ip),))
+
+    def inventory(self) -> frozenset[str]:
+        """Load balancers, listeners, target groups and security groups, each with its mark; rules on the nodes' group."""
+        return frozenset(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        elb = self.load_balancing
+        for balancer in list(elb.load_balancers.values()):
+            yield f"load-balancer {balancer.name} ({balancer.scheme}) of {self._mark(balancer.arn)}"
+            for listener in list(balancer.listeners.values()):
+                yield f"listener {balancer.name}:{listener.port}/{listener.protocol} of {self._mark(listener.arn)}"
+        for group in list(elb.target_groups.values()):
+            yield f"target-group {group.name} of {self._mark(group.arn)}"
+        for security in _all_groups(self.network):
+            if security.id == self.node_group:
+                yield from (f"node-rule {text}" for text in _rules(security))
+            elif security.name != "default":
+                tags = {tag["key"]: tag["value"] for tag in self.network.describe_tags({"resource-id": [security.id]})}
+                yield f"security-group {security.name} of {tags.get(CLUSTER, 'nobody')} {tags.get(OWNER, '')}".rstrip()
+
+    def _mark(self, arn: str) -> str:
+        tags = self.load_balancing.tagging_service.get_tag_dict_for_resource(arn)
+        return f"{tags.get(CLUSTER, 'nobody')} {tags.get(OWNER, '')}".rstrip()
+
+    def plant_foreign(self) -> frozenset[str]:
+        """A neighbour's load balancer, target group and security group, and a rule of the administrator's."""
+        before = self.inventory()
+        ec2, elb = self.client("ec2"), self.client("elbv2")
+        theirs = [{"Key": OWNER, "Value": "laws/web"}, {"Key": "team", "Value": "neighbours"}]
+        group = ec2.create_security_group(GroupName="lbctl-neighbour", Description="theirs", VpcId=self.vpc)["GroupId"]
+        elb.create_load_balancer(Name="lbctl-neighbour", Type="network", Tags=theirs, SecurityGroups=[group],
+                                 Subnets=[self.subnets["public-a"]])
+        elb.create_target_group(Name="lbctl-neighbour", Protocol="TCP", Port=30080, VpcId=self.vpc, Tags=theirs,
+                                HealthCheckTimeoutSeconds=5)
+        ssh = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": "192.0.2.0/24"}]}
+        ec2.authorize_security_group_ingress(GroupId=self.node_group, IpPermissions=[ssh])
+        return self.inventory() - before
+
+    def drift(self, resource: Resource) -> str | None:
+        """Somebody changes it in the console."""
+        damage = getattr(self, f"_drift_{resource.kind.replace('-', '_')}", None)
+        done: str | None = damage(resource) if damage else None
+        return done
+
+    def _drift_listener(self, resource: Resource) -> str:
+        self.client("elbv2").delete_listener(ListenerArn=resource.outputs["arn"])
+        return f"the listener {resource.name} is deleted"
+
+    def _drift_target_group(self, resource: Resource) -> str:
+        self.client("elbv2").modify_target_group(TargetGroupArn=resource.outputs["arn"], HealthyThresholdCount=9)
+        return f"the health check of {resource.name} asks for 9 successes"
+
+    def _drift_load_balancer(self, resource: Resource) -> str:
+        elb = self.client("elbv2")
+        elb.add_tags(ResourceArns=[resource.outputs["arn"]], Tags=[{"Key": "by-hand", "Value": "yes"}])
+        return f"the load balancer {resource.name} gets a tag"
+
+    def _drift_security_group(self, resource: Resource) -> str:
+        everything = {"IpProtocol": "-1", "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}
+        self.client("ec2").authorize_security_group_ingress(GroupId=resource.outputs["id"], IpPermissions=[everything])
+        return f"the security group {resource.name} is opened to the world"
+
+    def _drift_node_rule(self, resource: Resource) -> str:
+        group = self.network.get_security_group_from_id(self.node_group)
+        assert group is not None
+        group.ingress_rules.clear()
+        return "all rules of the nodes' security group are removed"
+
+    def settle(self) -> None:
+        """Interfaces are gone, nothing is throttled."""
+        self.load_balancing.lingering.clear()
+        self.wire.throttle(0)
+
+    def public(self) -> frozenset[str]:
+        """The names of what the internet reaches."""
+        found = self.load_balancing.load_balancers.values()
+        return frozenset(balancer.dns_name for balancer in list(found) if balancer.scheme != "internal")
+
+    def certificate(self, name: str = "shop.example.com") -> str:
+        """The ARN of a fresh certificate."""
+        made: str = self.client("acm").request_certificate(DomainName=name)["CertificateArn"]
+        return made
+
+    def elastic_ip(self) -> str:
+        """The allocation id of a fresh Elastic IP."""
+        made: str = self.client("ec2").allocate_address(Domain="vpc")["AllocationId"]
+        return made
+
+    def _lay_network(self) -> None:
+        ec2 = self.client("ec2")
+        self._instances = []
+        self.vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16", AmazonProvidedIpv6CidrBlock=True)["Vpc"]["VpcId"]
+        gateway = ec2.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
+        ec2.attach_internet_gateway(InternetGatewayId=gateway, VpcId=self.vpc)
+        table = ec2.create_route_table(VpcId=self.vpc)["RouteTable"]["RouteTableId"]
+        ec2.create_route(RouteTableId=table, DestinationCidrBlock="0.0.0.0/0", GatewayId=gateway)
+        for number, name in enumerate(f"{sort}-{zone}" for sort in ("public", "private") for zone in ZONES):
+            self.subnets[name] = self._lay_subnet(ec2, name, number)
+            if name.startswith("public"):
+                ec2.associate_route_table(RouteTableId=table, SubnetId=self.subnets[name])
+        made = ec2.create_security_group(GroupName="nodes", Description="the cluster's nodes", VpcId=self.vpc)
+        self.node_group = made["GroupId"]
+        ec2.create_tags(Resources=[self.node_group], Tags=[_cluster_tag()])
+
+    def _lay_subnet(self, ec2: Any, name: str, number: int) -> str:
+        role = "kubernetes.io/role/elb" if name.startswith("public") else "kubernetes.io/role/internal-elb"
+        tags = [{"Key": "Name", "Value": name}, {"Key": role, "Value": "1"}, _cluster_tag()]
+        made: str = ec2.create_subnet(
+            VpcId=self.vpc, CidrBlock=f"10.0.{number}.0/24", AvailabilityZone=f"{self.region}{name[-1]}",
+            TagSpecifications=[{"ResourceType": "subnet", "Tags": tags}],
+        )["Subnet"]["SubnetId"]
+        return made
+
+
+def _cluster_tag() -> dict[str, str]:
+    return {"Key": f"kubernetes.io/cluster/{CLUSTER_NAME}", "Value": "owned"}
+
+
+def _rules(group: Any) -> Iterator[str]:
+    for rule in list(group.ingress_rules):
+        source = rule.ip_range.get("CidrIp") or rule.ip_range.get("CidrIpv6") or rule.source_group.get("GroupId")
+        yield f"{rule.ip_protocol} {rule.from_port}-{rule.to_port} from {source or rule.prefix_list_id}"
+
+
+def standin() -> AwsStandin:
+    """A fresh one, not started yet."""
+    return AwsStandin()
