@@ -194,6 +194,16 @@ def test_a_watch_ends_when_its_time_is_over(raw):
     assert list(raw.watch(CONFIG, resourceVersion="0", timeoutSeconds="1")) == []
 
 
+def test_a_watch_ends_with_a_bookmark(raw):
+    with KubeSandbox() as quiet:
+        events = list(
+            type(raw)(quiet).watch(CONFIG, resourceVersion="0", timeoutSeconds="1", allowWatchBookmarks="true")
+        )
+
+    assert [event["type"] for event in events] == ["BOOKMARK", "BOOKMARK"]
+    assert [bool(event["object"]["metadata"].get("annotations")) for event in events] == [True, False]
+
+
 def test_an_old_version_is_expired_in_the_stream(raw):
     (event,) = raw.watch(CONFIG, resourceVersion="1")
 

@@ -316,6 +316,8 @@ class Server:
                 await response.write(b"".join(batch))
                 continue
             if watch.ended or loop.time() >= end:
+                if bookmarks and not watch.ended:
+                    await response.write(lines.line(watch.bookmark()))
                 return
             if loop.time() >= next_bookmark:
                 next_bookmark = loop.time() + self._bookmark

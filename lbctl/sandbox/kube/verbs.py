@@ -215,15 +215,15 @@ class Api:
         if call.name:
             matches = selector(call.kind, "", f"metadata.name={call.name}")
         watch = Watch(self.store, call.kind.resource, call.namespace, matches)
-        text, initial = query.get("resourceVersion", ""), query.get("sendInitialEvents")
+        text = query.get("resourceVersion", "")
+        # Who asks from nowhere, or from 0, gets a WatchList too (SetListOptionsDefaults).
+        initial = query.get("sendInitialEvents", "true" if text in ("", "0") else "")
         if text and not text.isdecimal():
             raise Refusal(500, "", f'resourceVersion: Invalid value: "{text}": it is not a number')
         try:
             if initial == "true":
                 self._version(text)
                 watch.begin_with_everything(mark_end=query.get("allowWatchBookmarks") == "true")
-            elif text in ("", "0") and initial is None:
-                watch.begin_with_everything()
             else:
                 watch.begin_after(int(text) if text not in ("", "0") else self.store.version)
         except Refusal as refusal:

@@ -125,15 +125,15 @@ class Lines:
         return said
 
     def _bookmark(self, frame: Frame) -> bytes:
-        meta: Object = {"resourceVersion": str(frame.version), "creationTimestamp": None}
+        meta: Object = {"resourceVersion": str(frame.version)}
         if frame.initial_end:
             meta["annotations"] = {INITIAL_EVENTS_END: "true"}
         kind = self._call.kind
         empty = {"kind": kind.kind, "apiVersion": kind.api_version, "metadata": meta}
         if self._form == "Table":
-            said = tables.table(kind, [], {"resourceVersion": str(frame.version)}, "None", self._now())
-            said["rows"] = [{"cells": [], "object": empty}]
-            return msgspec.json.encode(said)
+            empty = self._table([empty], str(frame.version))
+        elif self._form:
+            empty = tables.partial(empty)
         return msgspec.json.encode(empty)
 
 
