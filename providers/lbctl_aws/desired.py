@@ -128,7 +128,7 @@ def _shared(
     groups = node_groups(nodes, context)
     fresh = shared(wanted, groups, context)  # type: ignore[arg-type]
     everyone = (*refused, *seen.scope.refused)
-    if any(mine.get(refusal.owner) for refusal in everyone) or not nodes:
+    if any(mine.get(refusal.owner) for refusal in everyone) or (wanted and not nodes):
         have = {resource.key for resource in fresh}
         return fresh + [resource for resource in mine.get(SHARED, ()) if resource.key not in have]
     return fresh
