@@ -45,6 +45,7 @@ _ALWAYS: Mapping[str, Mapping[str, Any]] = {
     "V1Condition": {"lastTransitionTime": None, "message": "", "reason": ""},
     "V1EndpointSlice": {"endpoints": None, "ports": None},
     "V1Endpoint": {"conditions": {}},
+    "V1Lease": {"spec": {}},
     "V1Node": {"spec": {}, "status": _NODE_STATUS},
     "V1NodeStatus": _NODE_STATUS,
     "V1NodeSystemInfo": dict.fromkeys(_NODE_INFO, ""),

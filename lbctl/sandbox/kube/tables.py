@@ -72,7 +72,7 @@ def _get(obj: object, path: str) -> Any:
 def _at(path: str, missing: object = "") -> Callable[[Object, float], object]:
     def read(obj: Object, _: float) -> object:
         value = _get(obj, path)
-        return missing if value is None else value
+        return missing if value in (None, "") else value
 
     return read
 
@@ -129,21 +129,17 @@ def _more(words: Sequence[str], limit: int = 3) -> str:
 # Services.
 
 
-def _external(wide: bool) -> Callable[[Object, float], object]:
-    def read(obj: Object, _: float) -> str:
-        spec = obj.get("spec", {})
-        extra = list(spec.get("externalIPs") or ())
-        match spec.get("type"):
-            case "ExternalName":
-                return str(spec.get("externalName", ""))
-            case "LoadBalancer":
-                ingress = _get(obj, "status.loadBalancer.ingress") or ()
-                text = ",".join(sorted({entry.get("ip") or entry.get("hostname", "") for entry in ingress} - {""}))
-                text = text if wide or len(text) <= 16 else f"{text[:13]}..."
-                return ",".join([*([text] if text else []), *extra]) or "<pending>"
-        return ",".join(extra) or "<none>"
-
-    return read
+def _external(obj: Object, _: float) -> str:
+    spec = obj.get("spec", {})
+    extra = list(spec.get("externalIPs") or ())
+    match spec.get("type"):
+        case "ExternalName":
+            return str(spec.get("externalName", ""))
+        case "LoadBalancer":
+            ingress = _get(obj, "status.loadBalancer.ingress") or ()
+            published = sorted({entry.get("ip") or entry.get("hostname", "") for entry in ingress} - {""})
+            return ",".join([*published, *extra]) or "<pending>"
+    return ",".join(extra) or "<none>"
 
 
 def _ports(obj: Object, _: float) -> str:
@@ -252,7 +248,7 @@ _COLUMNS: Mapping[str, Sequence[Column]] = {
         _NAME,
         Column("Type", _at("spec.type")),
         Column("Cluster-IP", _cluster_ip),
-        Column("External-IP", _external(wide=False)),
+        Column("External-IP", _external),
         Column("Port(s)", _ports),
         _AGE,
         Column("Selector", _selector, priority=1),
@@ -279,7 +275,7 @@ _COLUMNS: Mapping[str, Sequence[Column]] = {
         Column("Source", _event_source, priority=1),
         Column("Message", lambda obj, _: str(obj.get("message", "")).strip()),
         Column("First Seen", _event_first, priority=1),
-        Column("Count", _event_count, "integer", 1),
+        Column("Count", _event_count, priority=1),
         Column("Name", _at("metadata.name"), priority=1),
     ),
     "pods": (
