@@ -121,6 +121,8 @@ class Metrics:
     def __init__(self) -> None:
         import prometheus_client as client
 
+        # Otherwise every counter gets a twin that says since when it counts.
+        client.disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry = client.CollectorRegistry()
         client.ProcessCollector(registry=registry)
         client.PlatformCollector(registry=registry)

@@ -101,29 +101,41 @@ class Controllers:
         """A desk for every provider: those that run, and those whose Services must hear why nobody serves them."""
         from lbctl.cli.session import installation
         from lbctl.daemon import Desk
+        from lbctl.provider import ignore
 
         config = self._session.config
         cluster_id = config.cluster_id or cluster.identity()
         installed = installation(cluster.client, self._session.namespace(), create=True)
-        for plugin in self._plugins():
+        claims, chosen = config.claims == "finalizer", self._chosen()
+        for plugin in map(self._plugin, chosen):
             harness = self._session.harness(plugin, cluster_id, installed, self._metrics.call(plugin.name))
             daemon.desks.append(
                 Desk(
-                    plugin, harness, cluster, self._session.options(plugin, claims=config.claims == "finalizer"),
-                    recorder=recorder, listener=self._metrics.listener(plugin.name, _created(cluster)),
+                    plugin, harness, cluster, self._session.options(plugin, claims=claims), recorder=recorder,
+                    listener=self._metrics.listener(plugin.name, _created(cluster)),
                     stepped=_log_step(plugin.name), may_write=daemon.may_write, wrap=self._measured,
                 )
             )  # fmt: skip
+        self._serving = tuple(daemon.desks)
+        for name in self._others(chosen):
+            plugin = _absent(name)
+            options = self._session.options(plugin, claims=False)
+            harness = self._session.harness(plugin, cluster_id, installed, ignore)
+            daemon.desks.append(
+                Desk(plugin, harness, cluster, options, recorder=recorder, may_write=daemon.may_write)
+            )
 
-    def _plugins(self) -> "list[Plugin]":
+    def _chosen(self) -> tuple[str, ...]:
+        try:
+            return self._session.chosen()
+        except SettingsError:
+            return ()
+
+    def _others(self, chosen: tuple[str, ...]) -> list[str]:
+        """Providers that do not run here, whose Services must hear it."""
         from lbctl import plugins
 
-        try:
-            chosen = self._session.chosen()
-        except SettingsError:
-            chosen = ()
-        others = [name for name in (*self._session.installed, *plugins.EXTRAS) if name not in chosen]
-        return [*map(self._plugin, chosen), *(_absent(name) for name in dict.fromkeys(others))]
+        return [name for name in dict.fromkeys((*self._session.installed, *plugins.EXTRAS)) if name not in chosen]
 
     def _plugin(self, name: str) -> "Plugin":
         try:
@@ -144,7 +156,7 @@ class Controllers:
     def _exposition(self) -> bytes:
         default = self._session.config.default_provider
         states = Counter(_state(service, default) for service in self._daemon.cluster.stores.services.all())
-        for desk in self._daemon.desks:
+        for desk in self._serving:
             self._metrics.config.labels(desk.name).set(desk.problem is None)
             for state in STATES:
                 self._metrics.services.labels(desk.name, state).set(states[desk.name, state])
