@@ -8,6 +8,8 @@ Where none of these can be had, `why_missing` says why.
 import fcntl
 import hashlib
 import os
+import re
+import secrets
 import shutil
 import signal
 import socket
@@ -20,12 +22,13 @@ import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from ssl import CERT_NONE, create_default_context
-from types import TracebackType
+from types import FrameType, TracebackType
+from typing import NoReturn
 
 import msgspec
 
-ADMIN = "admintoken"
 READY_SECONDS = 90.0
+STOP_SECONDS = 10.0
 BUILD_SECONDS = 3600.0
 
 
@@ -45,18 +48,28 @@ def source() -> Path | None:
 
 def why_missing() -> str:
     """Why there is no control plane here, and what to do; empty if there is one, or one can be built."""
-    if os.environ.get("LBCTL_TEST_KUBECONFIG") or _assets():
+    return "" if os.environ.get("LBCTL_TEST_KUBECONFIG") else why_not_ours()
+
+
+def why_not_ours(*, build: bool = True) -> str:
+    """Why `ControlPlane` cannot be started, and what to do; without `build` (it takes minutes), why not at once."""
+    if _assets():
         return ""
     folder = source()
     if folder is None:
         return "the Go sources are not here: use a checkout of lbctl, or set LBCTL_CONTROLPLANE_SOURCE"
-    if not _place(folder).is_file() and shutil.which("go") is None:
+    if _place(folder).is_file():
+        return ""
+    if shutil.which("go") is None:
         return "Go is not installed: install it, or set KUBEBUILDER_ASSETS or LBCTL_TEST_KUBECONFIG"
-    return ""
+    return "" if build else "it is not built yet: run python -m lbctl.testing.controlplane build"
 
 
 def binary() -> Path | None:
-    """Our binary, built if it is not there yet; None where that cannot be. Safe to call from several processes."""
+    """Our binary, built if it is not there yet; None where `why_missing` says why. Safe to call from several processes.
+
+    Raises `Missing` with the compiler's words where the build fails.
+    """
     folder = source()
     if folder is None:
         return None
@@ -98,7 +111,7 @@ def _place(folder: Path) -> Path:
 
 def _build(folder: Path, place: Path) -> None:
     fresh = place.with_name(f"controlplane.{os.getpid()}")
-    command = ["go", "build", "-trimpath", "-ldflags", "-s -w", "-o", str(fresh), "."]
+    command = ["go", "build", "-trimpath", "-ldflags", f"-s -w {_version(folder)}", "-o", str(fresh), "."]
     environment = {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly -buildvcs=false"}
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=BUILD_SECONDS, check=False
@@ -106,6 +119,13 @@ def _build(folder: Path, place: Path) -> None:
     if done.returncode:
         raise Missing(f"the control plane could not be built:\n{done.stderr[-2000:]}")
     fresh.replace(place)
+
+
+def _version(folder: Path) -> str:
+    """The linker's flags that make /version say which release this is; kubectl stumbles over the default."""
+    major, minor, patch = re.findall(r"k8s\.io/kubernetes v(\d+)\.(\d+)\.(\d+)", (folder / "go.mod").read_text())[0]
+    said = {"gitVersion": f"v{major}.{minor}.{patch}", "gitMajor": major, "gitMinor": minor}
+    return " ".join(f"-X k8s.io/component-base/version.{name}={value}" for name, value in said.items())
 
 
 def _assets() -> Path | None:
@@ -118,9 +138,9 @@ def _assets() -> Path | None:
 
 
 class ControlPlane:
-    """One API server on loopback with an admin token, RBAC, and an audit log. A context manager.
+    """One API server on loopback with an admin, RBAC, and an audit log. A context manager.
 
-    users            further users by name, with their groups; `token(user)` is theirs
+    users            further users by name, with their groups; `token_for` and `kubeconfig_for` are theirs
     node_port_range  as kube-apiserver's --service-node-port-range
     """
 
@@ -128,6 +148,7 @@ class ControlPlane:
         self, users: Mapping[str, Sequence[str]] | None = None, *, node_port_range: str = "30000-32767"
     ) -> None:
         self._users, self._node_ports = dict(users or {}), node_port_range
+        self._tokens = {user: secrets.token_urlsafe() for user in self._users}
         self._folder = Path(tempfile.mkdtemp(prefix="lbctl-controlplane-"))
         self._port = _free_port()
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -136,7 +157,11 @@ class ControlPlane:
         self.url = f"https://127.0.0.1:{self._port}"
 
     def __enter__(self) -> "ControlPlane":
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(
@@ -161,7 +186,7 @@ class ControlPlane:
             process.send_signal(signal.SIGCONT)
             process.terminate()
             try:
-                process.wait(10)
+                process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -184,24 +209,34 @@ class ControlPlane:
         for process in self._processes:
             process.send_signal(signal.SIGCONT)
 
-    def token(self, user: str = "admin") -> str:
-        """The bearer token of one of the users."""
-        return ADMIN if user == "admin" else f"token-of-{user}"
+    @property
+    def token(self) -> str:
+        """The admin's bearer token. It is there once the server was started."""
+        return (self._folder / "data" / "admin.token").read_text()
+
+    def token_for(self, user: str) -> str:
+        """The bearer token of one of the `users`. KeyError for who was not named at the beginning."""
+        return self._tokens[user]
 
     def kubeconfig_for(self, user: str) -> Path:
         """A kubeconfig that speaks as this user."""
         path = self._folder / f"kubeconfig-{user}"
-        path.write_text(self.kubeconfig.read_text().replace(ADMIN, self.token(user)))
-        path.chmod(0o600)
+        path.touch(0o600)
+        path.write_text(self.kubeconfig.read_text().replace(self.token, self.token_for(user)))
         return path
+
+    @property
+    def kubectl(self) -> Path | None:
+        """As the function of that name says."""
+        return kubectl()
 
     def _start_ours(self) -> None:
         ours = binary()
         if ours is None:
-            raise Missing(why_missing())
+            raise Missing(why_not_ours())
         self._run([
             str(ours), "apiserver", f"--data-dir={self._folder / 'data'}", f"--port={self._port}",
-            f"--audit-log={self.audit_log}", f"--tokens={self._tokens()}",
+            f"--audit-log={self.audit_log}", f"--tokens={self._further_tokens()}",
             f"--service-node-port-range={self._node_ports}",
         ])
 
@@ -215,11 +250,12 @@ class ControlPlane:
         ])
         key, policy, tokens = data / "key.pem", data / "audit.yaml", data / "tokens.csv"
         if not key.exists():
+            (data / "admin.token").write_text(secrets.token_urlsafe())
             subprocess.run(["openssl", "genrsa", "-out", str(key), "2048"], check=True, capture_output=True)
         policy.write_text(
             "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Metadata}]\n"
         )
-        tokens.write_text(f'{ADMIN},admin,admin,"system:masters"\n{self._tokens().read_text()}')
+        tokens.write_text(f'{self.token},admin,admin,"system:masters"\n{self._further_tokens().read_text()}')
         self._run([
             str(assets / "kube-apiserver"), f"--etcd-servers=http://127.0.0.1:{client}", "--bind-address=127.0.0.1",
             "--advertise-address=127.0.0.1", f"--secure-port={self._port}", f"--cert-dir={data / 'certificates'}",
@@ -228,6 +264,7 @@ class ControlPlane:
             "--service-cluster-ip-range=10.96.0.0/16,fd00:10:96::/112", "--endpoint-reconciler-type=none",
             f"--service-node-port-range={self._node_ports}", "--disable-admission-plugins=ServiceAccount",
             f"--audit-policy-file={policy}", f"--audit-log-path={self.audit_log}",
+            "--audit-log-maxsize=1000000",
         ])
         self._write_kubeconfig()
 
@@ -235,16 +272,15 @@ class ControlPlane:
         self.kubeconfig.write_text(
             "apiVersion: v1\nkind: Config\ncurrent-context: c\n"
             f"clusters: [{{name: c, cluster: {{server: '{self.url}', insecure-skip-tls-verify: true}}}}]\n"
-            f"users: [{{name: u, user: {{token: {ADMIN}}}}}]\n"
+            f"users: [{{name: u, user: {{token: '{self.token}'}}}}]\n"
             "contexts: [{name: c, context: {cluster: c, user: u}}]\n"
         )
         self.kubeconfig.chmod(0o600)
 
-    def _tokens(self) -> Path:
+    def _further_tokens(self) -> Path:
         path = self._folder / "tokens.csv"
-        rows = (f'{self.token(name)},{name},{name},"{",".join(groups)}"' for name, groups in self._users.items())
+        rows = (f'{self.token_for(name)},{name},{name},"{",".join(groups)}"' for name, groups in self._users.items())
         path.write_text("".join(f"{row}\n" for row in rows))
-        path.chmod(0o600)
         return path
 
     def _run(self, command: list[str]) -> None:
@@ -255,18 +291,23 @@ class ControlPlane:
     def _await_ready(self) -> None:
         until = time.monotonic() + READY_SECONDS
         while not (self._is_ready() and self.kubeconfig.is_file()):
-            if time.monotonic() > until or any(process.poll() is not None for process in self._processes):
+            if self._ended_within(0.05) or time.monotonic() > until:
                 log = (self._folder / "log").read_text(errors="replace")[-2000:]
                 self.stop()
                 raise Missing(f"the control plane did not become ready:\n{log}")
-            time.sleep(0.05)
+
+    def _ended_within(self, seconds: float) -> bool:
+        try:
+            self._processes[-1].wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
     def _is_ready(self) -> bool:
         context = create_default_context()
         context.check_hostname, context.verify_mode = False, CERT_NONE
-        request = urllib.request.Request(f"{self.url}/readyz", headers={"Authorization": f"Bearer {ADMIN}"})
         try:
-            with urllib.request.urlopen(request, timeout=2, context=context) as answer:
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=2, context=context) as answer:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False
@@ -290,23 +331,36 @@ class Reference(msgspec.Struct, frozen=True, rename="camel"):
     subresource: str = ""
 
 
+class User(msgspec.Struct, frozen=True):
+    """Who asked."""
+
+    username: str = ""
+    groups: tuple[str, ...] = ()
+
+
 class Request(msgspec.Struct, frozen=True, rename="camel"):
-    """One line of the audit log."""
+    """One request in the audit log."""
 
     verb: str
+    request_uri: str = msgspec.field(name="requestURI")
+    audit_id: str = msgspec.field(name="auditID")
+    user: User = User()
     user_agent: str = ""
     object_ref: Reference = Reference()
-    request_uri: str = msgspec.field(default="", name="requestURI")
 
 
 def requests(
     audit_log: Path, *, user_agent: str = "", verbs: Iterable[str] = (), resource: str = ""
 ) -> list[Request]:
-    """What the audit log says was asked, narrowed by the beginning of the user agent, by verbs, by resource."""
+    """What was asked and answered, narrowed by the beginning of the user agent, by verbs, by resource.
+
+    Each request once: a watch has a line for its beginning and one for its end.
+    """
     wanted = set(verbs)
-    lines = [msgspec.json.decode(line, type=Request) for line in audit_log.read_bytes().splitlines()]
+    whole = audit_log.read_bytes().rpartition(b"\n")[0]  # the last line may be half written
+    lines = [msgspec.json.decode(line, type=Request) for line in whole.splitlines()]
     return [
-        line for line in lines
+        line for line in {line.audit_id: line for line in lines}.values()
         if line.user_agent.startswith(user_agent)
         and (not wanted or line.verb in wanted)
         and (not resource or line.object_ref.resource == resource)
@@ -318,15 +372,10 @@ def requests(
 
 def main(arguments: Sequence[str]) -> int:
     """`build` or `serve`."""
-    say = sys.stdout.write
     if arguments == ["build"]:
         return _build_by_hand()
     if arguments == ["serve"]:
-        with ControlPlane() as server:
-            say(f"export KUBECONFIG={server.kubeconfig}\n")
-            sys.stdout.flush()
-            signal.sigwait({signal.SIGINT, signal.SIGTERM})
-        return 0
+        return _serve()
     sys.stderr.write("usage: python -m lbctl.testing.controlplane build|serve\n")
     return 64
 
@@ -336,13 +385,35 @@ def _build_by_hand() -> int:
     started = time.monotonic()
     missing = why_missing()
     if not missing and not os.environ.get("LBCTL_TEST_KUBECONFIG") and not _assets():
-        sys.stdout.write("the control plane is built once (about six minutes), then kept …\n")
-        sys.stdout.flush()
-        sys.stdout.write(f"… {binary()} ({time.monotonic() - started:.0f} s)\n")
+        if why_not_ours(build=False):
+            _say("the control plane is built once (about six minutes), then kept …")
+        try:
+            _say(f"{binary()} ({time.monotonic() - started:.0f} s)")
+        except Missing as failure:
+            missing = str(failure)
     if not missing:
         return 0
-    sys.stdout.write(f"The tests on the real API server (pytest -m realkube) are left out: {missing}\n")
+    _say(f"The tests on the real API server (pytest -m realkube) are left out: {missing}")
     return 1 if os.environ.get("CI") else 0
+
+
+def _serve() -> int:
+    """Until SIGINT or SIGTERM."""
+    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGINT, _end)
+    with ControlPlane() as server:
+        _say(f"export KUBECONFIG={server.kubeconfig}")
+        signal.pause()
+    return 0
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(0)
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

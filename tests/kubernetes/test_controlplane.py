@@ -1,11 +1,15 @@
 """The real API server that the tests stand on: that it is one, and that it can be handled."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
 
+from lbctl.errors import Unavailable
 from lbctl.kube.client import STRATEGIC, Client, Conflict, Forbidden
 from lbctl.testing import controlplane
 from lbctl.testing.controlplane import ControlPlane
@@ -17,9 +21,8 @@ LEASES = "/apis/coordination.k8s.io/v1/namespaces/default/leases"
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ControlPlane]:
-    missing = controlplane.why_missing()
-    if missing and not os.environ.get("CI"):
-        pytest.skip(missing)
+    if missing := controlplane.why_not_ours(build=False):
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(missing)
     with ControlPlane({"nobody": ["nothing"]}) as running:
         yield running
 
@@ -35,6 +38,11 @@ def service(name: str) -> dict[str, object]:
     return {"metadata": {"name": name}, "spec": {"type": "LoadBalancer", "ports": [{"port": 80}]}}
 
 
+def test_it_is_ready_and_says_which_release_it_is(client: Client) -> None:
+    assert client.get("/readyz") == b"ok"
+    assert msgspec.json.decode(client.get("/version"))["gitVersion"].startswith("v1.")
+
+
 def test_a_service_gets_its_node_port(client: Client) -> None:
     made = msgspec.json.decode(client.request("POST", SERVICES, service("port")))
     assert 30000 <= made["spec"]["ports"][0]["nodePort"] <= 32767
@@ -42,9 +50,16 @@ def test_a_service_gets_its_node_port(client: Client) -> None:
 
 def test_finalizers_are_written_through_the_status_and_the_spec_is_not(client: Client) -> None:
     client.request("POST", SERVICES, service("status"))
-    body = {"metadata": {"finalizers": ["lbctl.io/aws"]}, "spec": {"type": "ClusterIP"}}
+    at = "2026-01-01T00:00:00Z"
+    ready = {"type": "Ready", "status": "True", "reason": "r", "message": "", "lastTransitionTime": at}
+    body = {
+        "metadata": {"finalizers": ["lbctl.io/aws"]},
+        "spec": {"type": "ClusterIP"},
+        "status": {"conditions": [ready]},
+    }
     made = msgspec.json.decode(client.request("PATCH", f"{SERVICES}/status/status", body, STRATEGIC))
     assert made["metadata"]["finalizers"] == ["lbctl.io/aws"]
+    assert made["status"]["conditions"] == [ready]
     assert made["spec"]["type"] == "LoadBalancer"
 
 
@@ -67,6 +82,33 @@ def test_the_audit_log_says_who_asked_for_what(server: ControlPlane, client: Cli
     client.get(SERVICES)
     asked = controlplane.requests(server.audit_log, user_agent="lbctl/", verbs=["list"], resource="services")
     assert any("(handled)" in request.user_agent for request in asked)
+
+
+def test_a_watch_counts_as_one_request(server: ControlPlane, client: Client) -> None:
+    client.get(f"{SERVICES}?watch=1&timeoutSeconds=1")
+    lines = [line for line in server.audit_log.read_text().splitlines() if "timeoutSeconds=1" in line]
+    asked = controlplane.requests(server.audit_log, verbs=["watch"], resource="services")
+    assert len(lines) == 2
+    assert len([request for request in asked if "timeoutSeconds=1" in request.request_uri]) == 1
+
+
+def test_paused_it_keeps_silent_and_resumed_it_goes_on(server: ControlPlane, client: Client) -> None:
+    client.get(SERVICES)
+    server.pause()
+    with pytest.raises(Unavailable):
+        client.request("GET", SERVICES, timeout=0.5)
+    server.resume()
+    client.get(SERVICES)
+
+
+def test_without_go_the_build_says_what_is_left_out_and_fails_in_ci_alone(tmp_path: Path) -> None:
+    bare = {"PATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    build = [sys.executable, "-m", "lbctl.testing.controlplane", "build"]
+    here = subprocess.run(build, env=bare, capture_output=True, text=True, check=False)
+    in_ci = subprocess.run(build, env={**bare, "CI": "true"}, capture_output=True, text=True, check=False)
+    assert (here.returncode, in_ci.returncode) == (0, 1)
+    assert "realkube" in here.stdout
+    assert "Go is not installed" in here.stdout
 
 
 def test_a_restart_keeps_what_was_stored(server: ControlPlane) -> None:

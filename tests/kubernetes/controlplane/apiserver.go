@@ -26,8 +26,8 @@ import (
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
 )
 
-// The one token that needs no registration: a member of system:masters.
-const adminToken = "admintoken"
+// How long requests under way may take once we are told to end.
+const grace = 2 * time.Second
 
 const auditPolicy = `apiVersion: audit.k8s.io/v1
 kind: Policy
@@ -73,13 +73,17 @@ func run(s settings) error {
 		return fmt.Errorf("etcd: %w", err)
 	}
 	defer etcd.Close()
-	arguments, err := prepare(s, etcd.Clients[0].Addr().String())
+	token, err := adminToken(filepath.Join(s.data, "admin.token"))
+	if err != nil {
+		return err
+	}
+	arguments, err := prepare(s, etcd.Clients[0].Addr().String(), token)
 	if err != nil {
 		return err
 	}
 	ctx, stop := untilTold()
 	defer stop()
-	go announce(ctx, s)
+	go announce(ctx, s, token)
 	command := apiserver.NewAPIServerCommand()
 	command.SetArgs(append(arguments, s.extra...))
 	err = command.ExecuteContext(ctx)
@@ -97,7 +101,22 @@ func untilTold() (context.Context, context.CancelFunc) {
 		// kube-apiserver installs its own handler, so it is told in its own language.
 		_ = syscall.Kill(os.Getpid(), syscall.SIGTERM)
 	}()
+	go func() {
+		<-ctx.Done()
+		// Every open watch would hold kube-apiserver for a minute. All that was answered is in etcd's files by now.
+		time.Sleep(grace)
+		os.Exit(0)
+	}()
 	return ctx, stop
+}
+
+// adminToken is the token of a member of system:masters: made once, kept in the file.
+func adminToken(path string) (string, error) {
+	if kept, err := os.ReadFile(path); !errors.Is(err, os.ErrNotExist) {
+		return string(kept), err
+	}
+	token := rand.Text()
+	return token, os.WriteFile(path, []byte(token), 0o600)
 }
 
 // startEtcd without fsync: the data need not outlive a power cut, and tests should not wait for a disk.
@@ -131,10 +150,10 @@ func startEtcd(s settings) (*embed.Etcd, error) {
 }
 
 // prepare writes keys, tokens and the audit policy, and says kube-apiserver's arguments.
-func prepare(s settings, etcd string) ([]string, error) {
+func prepare(s settings, etcd, token string) ([]string, error) {
 	key, tokens := filepath.Join(s.data, "service-accounts.key"), filepath.Join(s.data, "tokens.csv")
 	policy := filepath.Join(s.data, "audit-policy.yaml")
-	if err := errors.Join(writeKey(key), writeTokens(tokens, s.tokens), os.WriteFile(policy, []byte(auditPolicy), 0o600)); err != nil {
+	if err := errors.Join(writeKey(key), writeTokens(tokens, token, s.tokens), os.WriteFile(policy, []byte(auditPolicy), 0o600)); err != nil {
 		return nil, err
 	}
 	arguments := []string{
@@ -155,7 +174,9 @@ func prepare(s settings, etcd string) ([]string, error) {
 		"--endpoint-reconciler-type=none",
 	}
 	if s.audit != "" {
-		arguments = append(arguments, "--audit-policy-file="+policy, "--audit-log-path="+s.audit)
+		arguments = append(arguments, "--audit-policy-file="+policy, "--audit-log-path="+s.audit,
+			// In megabytes. The default is to rotate at 100, and then a count over the file would be short.
+			"--audit-log-maxsize=1000000")
 	}
 	return arguments, nil
 }
@@ -175,8 +196,8 @@ func writeKey(path string) error {
 	return os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: raw}), 0o600)
 }
 
-func writeTokens(path, more string) error {
-	content := []byte(adminToken + ",admin,admin,\"system:masters\"\n")
+func writeTokens(path, token, more string) error {
+	content := []byte(token + ",admin,admin,\"system:masters\"\n")
 	if more != "" {
 		raw, err := os.ReadFile(more)
 		if err != nil {
@@ -188,26 +209,26 @@ func writeTokens(path, more string) error {
 }
 
 // announce writes the kubeconfig and says that we are ready, as soon as that is so.
-func announce(ctx context.Context, s settings) {
+func announce(ctx context.Context, s settings, token string) {
 	server := "https://127.0.0.1:" + strconv.Itoa(s.port)
 	// The certificate is not known before the server has made it; nothing but this loopback port is asked.
 	client := http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
-	for ctx.Err() == nil && !isReady(client, server) {
+	for ctx.Err() == nil && !isReady(client, server, token) {
 		time.Sleep(50 * time.Millisecond)
 	}
 	if ctx.Err() != nil {
 		return
 	}
-	if err := writeKubeconfig(s, server); err != nil {
+	if err := writeKubeconfig(s, server, token); err != nil {
 		fmt.Fprintln(os.Stderr, "kubeconfig:", err)
 		return
 	}
 	fmt.Println("ready", server)
 }
 
-func isReady(client http.Client, server string) bool {
+func isReady(client http.Client, server, token string) bool {
 	request, _ := http.NewRequest(http.MethodGet, server+"/readyz", nil)
-	request.Header.Set("Authorization", "Bearer "+adminToken)
+	request.Header.Set("Authorization", "Bearer "+token)
 	answer, err := client.Do(request)
 	if err != nil {
 		return false
@@ -216,7 +237,7 @@ func isReady(client http.Client, server string) bool {
 	return answer.StatusCode == http.StatusOK
 }
 
-func writeKubeconfig(s settings, server string) error {
+func writeKubeconfig(s settings, server, token string) error {
 	ca, err := os.ReadFile(filepath.Join(s.data, "certificates", "apiserver.crt"))
 	if err != nil {
 		return err
@@ -227,6 +248,6 @@ current-context: controlplane
 clusters: [{name: controlplane, cluster: {server: %q, certificate-authority-data: %q}}]
 users: [{name: admin, user: {token: %q}}]
 contexts: [{name: controlplane, context: {cluster: controlplane, user: admin}}]
-`, server, base64.StdEncoding.EncodeToString(ca), adminToken)
+`, server, base64.StdEncoding.EncodeToString(ca), token)
 	return os.WriteFile(filepath.Join(s.data, "kubeconfig"), []byte(content), 0o600)
 }
