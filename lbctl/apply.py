@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 DOCUMENT_WAIT = 1.0
 """Seconds after which a document's batch closes although something in flight might still feed it."""
 
+NOT_LEADER = "not-leader"
+"""The reason of a lane that ended because somebody else leads now."""
+
 Answer = Resource | Exception | None
 Carrier = Callable[[Sequence[Change]], Sequence[Answer]]
 Document = tuple[str, Any]
@@ -68,7 +71,7 @@ class Lanes:
 
     carry     carries out steps: `Stack.apply`
     landed    told of each lane that ends, on the lane's thread, once `busy` no longer names it
-    may_write asked before every step: False ends the lane (the lease is lost)
+    may_write asked right before every write: False ends the lane (the lease is lost)
     stepped   told of each step that is done, for progress and logs
     """
 
@@ -96,6 +99,7 @@ class Lanes:
         self._batches: dict[Document, list[_Lane]] = {}
         self._applying: set[Document] = set()
         self._timers: dict[Document, threading.Timer] = {}
+        self._overdue: set[Document] = set()
         self._closed = False
 
     def start(self, plan: Plan) -> frozenset[Owner]:
@@ -107,7 +111,8 @@ class Lanes:
             lanes = [_Lane(o, steps, self._starts) for o, steps in plan.lanes().items() if o not in self._lanes]
             if not self._lanes:
                 self._known.clear()
-            self._known.update(plan.known)
+            # What a lane in flight is about to change, it knows better than a plan that looked before.
+            self._known.update((key, outputs) for key, outputs in plan.known.items() if key not in self._coming)
             for lane in lanes:
                 self._enter(lane)
         self._wake(lanes)
@@ -170,8 +175,6 @@ class Lanes:
 
     def _obstacle(self, lane: _Lane, step: Change) -> LbctlError | None:
         """Why the step cannot be carried out now: an error, or `_PARKED` if somebody will wake the lane."""
-        if not self._may_write():
-            return Retry(0.0, "no longer the leader: nothing more is written", reason="not-leader")
         with self._lock:
             if step.owner == SHARED and step.action == "delete" and not step.outage:
                 return self._until_quiet(lane)
@@ -246,6 +249,9 @@ class Lanes:
 
     def _carry_out(self, steps: Sequence[Change]) -> list[Answer]:
         """One answer each. The only broad catch: a plugin's fault is its owner's failure, never the controller's."""
+        if not self._may_write():
+            no = Retry(0.0, "no longer the leader: nothing more is written", reason=NOT_LEADER)
+            return [no] * len(steps)
         try:
             answers = list(self._carry([self._resolved(step) for step in steps]))
         except Exception as error:  # noqa: BLE001
@@ -298,9 +304,14 @@ class Lanes:
     def _close(self, document: Document, overdue: bool = False) -> None:
         """Carry out a document's batch if nothing in flight feeds it any more; one batch per document at a time."""
         with self._lock:
-            ready = overdue or not self._outside[document]
-            if document not in self._batches or document in self._applying or not ready:
+            if document not in self._batches:
                 return
+            if overdue:
+                self._overdue.add(document)
+            ready = document in self._overdue or not self._outside[document]
+            if document in self._applying or not ready:
+                return
+            self._overdue.discard(document)
             batch = self._batches.pop(document)
             self._timers.pop(document).cancel()
             self._applying.add(document)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 import pytest
 
-from lbctl.apply import Answer, Lanes, Result
+from lbctl.apply import DOCUMENT_WAIT, Answer, Lanes, Result
 from lbctl.errors import Refused, Retry, Unavailable
 from lbctl.model import SHARED, Owner, Ref, Resource
 from lbctl.plan import Change, Kind, Plan
@@ -220,3 +220,75 @@ def test_closing_waits_for_what_is_in_flight_and_starts_nothing_more(cloud: Clou
     assert run.lanes.close(20)
     assert run.lanes.start(Plan((create("balancer", "b", DNS),))) == frozenset()
     assert cloud.names == ["a"]
+
+
+def test_a_batch_that_is_due_while_another_is_on_its_way_goes_right_after_it() -> None:
+    first, slow, begun = threading.Event(), threading.Event(), threading.Event()
+
+    def carry(changes: Sequence[Change]) -> Sequence[Answer]:
+        begun.set()
+        waits = {"first": first, "slow": slow}.get(changes[0].name)
+        assert waits is None or waits.wait(20)
+        return [Cloud.made(change) for change in changes]
+
+    run = Run(carry)
+    run(create("rule", "first", Owner("a/first"), table="t"), wait=False)
+    assert begun.wait(20)
+    run(create("balancer", "slow", Owner("a/slow")), create("rule", "late", Owner("a/slow"), table="t"), wait=False)
+    run(create("rule", "second", Owner("a/second"), table="t"), wait=False)
+    threading.Event().wait(DOCUMENT_WAIT * 1.3)
+    first.set()
+    landed = _until(lambda: Owner("a/second") in run.results)
+    slow.set()
+    assert landed
+    assert run.lanes.wait(20)
+
+
+def test_a_batch_that_waited_is_not_written_once_the_lease_is_lost(cloud: Cloud) -> None:
+    first, begun = threading.Event(), threading.Event()
+
+    def carry(changes: Sequence[Change]) -> Sequence[Answer]:
+        if changes[0].name == "first":
+            begun.set()
+            assert first.wait(20)
+        return cloud.carry(changes)
+
+    run = Run(carry)
+    run(create("rule", "first", WEB, table="t"), wait=False)
+    assert begun.wait(20)
+    run(create("rule", "second", DNS, table="t"), wait=False)
+    threading.Event().wait(0.3)
+    run.may_write = False
+    first.set()
+    assert run.lanes.wait(20)
+    assert cloud.names == ["first"]
+    assert run.results[DNS].reason == "not-leader"
+
+
+def test_a_plan_that_looked_before_does_not_bring_an_old_output_back() -> None:
+    gate = threading.Event()
+    seen: list[object] = []
+
+    def carry(changes: Sequence[Change]) -> Sequence[Answer]:
+        if changes[0].kind == "group":
+            assert gate.wait(20)
+        else:
+            seen.append(changes[0].after and changes[0].after.fields["group"])
+        return [Cloud.made(change) for change in changes]
+
+    run = Run(carry)
+    run(create("group", "g", SHARED), wait=False)
+    late = create("balancer", "b", WEB, group=Ref("group", "g", "id"))
+    run.lanes.start(Plan((late,), known={("group", "g"): {"id": "the-one-that-goes"}}))
+    gate.set()
+    assert run.lanes.wait(20)
+    assert seen == ["id-of-g"]
+
+
+def _until(true: Callable[[], bool]) -> bool:
+    """Did it come true within a few seconds?"""
+    for _ in range(500):
+        if true():
+            return True
+        threading.Event().wait(0.01)
+    return False
