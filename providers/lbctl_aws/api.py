@@ -8,6 +8,7 @@ counted calls are sent calls.
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, stop_after_delay, wait_random_exponential
@@ -19,6 +20,7 @@ from lbctl.provider import Call
 from lbctl_aws.settings import Settings, missing
 
 if TYPE_CHECKING:
+    from boto3.session import Session
     from botocore.client import BaseClient
 
 TRIES, SECONDS = 3, 2.0
@@ -92,6 +94,7 @@ class Api:
     ) -> None:
         self._settings, self._on_call, self._gate = settings, on_call, gate
         self._clients: dict[str, BaseClient] = {}
+        self._making = threading.Lock()
         self._retrying = Retrying(
             retry=retry_if_exception_type(_NoAnswer),
             stop=stop_after_attempt(TRIES) | stop_after_delay(SECONDS),
@@ -148,12 +151,12 @@ class Api:
             return answer
 
     def _client(self, service: str) -> "BaseClient":
-        if service not in self._clients:
-            self._clients[service] = self._make_client(service)
-        return self._clients[service]
+        with self._making:
+            if service not in self._clients:
+                self._clients[service] = self._make_client(service)
+            return self._clients[service]
 
     def _make_client(self, service: str) -> "BaseClient":
-        import boto3
         from botocore.config import Config
 
         region = self._settings.region or _region_of_this_machine()
@@ -164,7 +167,7 @@ class Api:
             retries={"mode": "standard", "total_max_attempts": 1}, user_agent_extra="lbctl",
         )
         endpoint = {"endpoint_url": self._settings.endpoint_url} if self._settings.endpoint_url else {}
-        client = boto3.session.Session().client(  # type: ignore[call-overload]
+        client = _session().client(  # type: ignore[call-overload]
             service, region_name=region, config=config, **endpoint, **_credentials(self._settings.endpoint_url)
         )
         self._watch(client, service)
@@ -258,10 +261,17 @@ def _credentials(endpoint: str) -> dict[str, str]:
     return {}
 
 
+@cache
+def _session() -> "Session":
+    """One for the process: it reads the SDK's descriptions of the services once (EC2's alone is 1.5 MB)."""
+    import boto3
+
+    return boto3.session.Session()
+
+
 def _region_of_this_machine() -> str:
     """The last resort: what the SDK's configuration or the instance's metadata says. Empty if nobody does."""
-    import boto3
     from botocore.utils import InstanceMetadataRegionFetcher
 
-    configured = boto3.session.Session().region_name
+    configured = _session().region_name
     return str(configured or InstanceMetadataRegionFetcher(timeout=1, num_attempts=1).retrieve_region() or "")

@@ -183,7 +183,7 @@ def _fronts(lb: LoadBalancer, chosen: Options) -> tuple[Front, ...]:
     for port in lb.ports:
         if port.protocol not in ("TCP", "UDP"):
             raise Refused(
-                f"port {port}: a Network Load Balancer speaks TCP and UDP; change the protocol", reason="protocol"
+                f"port {port}: a Network Load Balancer speaks TCP and UDP; change the protocol", reason="unsupported-protocol"
             )
         if port.node_port == 0:
             raise Refused(

@@ -19,8 +19,9 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import boto3
-from moto.core.exceptions import ServiceException
+from moto.ec2.exceptions import EC2ClientError
 from moto.ec2.models import EC2Backend, ec2_backends
+from moto.elbv2.exceptions import ELBClientError
 from moto.elbv2.models import (
     AvailabilityZone,
     ELBv2Backend,
@@ -35,6 +36,7 @@ from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 from lbctl.model import Node, Resource
 from lbctl_aws.api import category
 from lbctl_aws.marks import CLUSTER, OWNER
+from lbctl_aws.resources import group_defaults
 
 ACCOUNT = "123456789012"
 KEYS = {"aws_access_key_id": "stand-in", "aws_secret_access_key": "stand-in"}
@@ -57,8 +59,8 @@ _REGIONS = cycle(("eu-central-1", "us-east-1", "eu-west-1", "us-west-2", "eu-nor
 
 
 def _no(code: str, message: str) -> Exception:
-    """AWS's no, as moto sends it."""
-    return ServiceException(code, message)
+    """The load-balancing API's no, as moto sends it (by the module that the exception's class is from)."""
+    return ELBClientError(code, message)
 
 
 # -- load balancing, strictly ----------------------------------------------------------------------------------------
@@ -111,10 +113,15 @@ class StrictLoadBalancing(ELBv2Backend):
         same = (
             sorted(there.security_groups) == sorted(groups) and there.scheme == (more.get("scheme") or "internet-facing")
             and {subnet.id for subnet in there.subnets} == {mapping["SubnetId"] for mapping in mappings}
+            and self._has_tags(there.arn, more.get("tags"))
         )
         if not same:
             raise _no("DuplicateLoadBalancerName", f"A load balancer with the name '{there.name}' exists already")
         return there
+
+    def _has_tags(self, arn: str, tags: Iterable[Mapping[str, str]] | None) -> bool:
+        have: dict[str, str] = self.tagging_service.get_tag_dict_for_resource(arn)
+        return have == {tag["Key"]: tag["Value"] for tag in tags or ()}
 
     def _check_name(self, name: str) -> None:
         if not re.fullmatch(r"(?!internal-)(?!-)[A-Za-z0-9-]{1,32}(?<!-)", name):
@@ -196,6 +203,55 @@ class StrictLoadBalancing(ELBv2Backend):
 
     # target groups
 
+    def create_target_group(self, name: str, **asked: Any) -> FakeTargetGroup:
+        """The same again is the same group; anything else of that name is refused."""
+        self._check_health(asked, asked.get("protocol") or "")
+        for group in self.target_groups.values():
+            if group.name == name and self._is_same(group, asked):
+                return group
+        matcher = asked.pop("matcher", None)
+        made = super().create_target_group(name, **asked)
+        made.matcher = {"HttpCode": (matcher or {}).get("HttpCode", "200-399")} if _is_web(made) else None
+        made.attributes = dict(_GROUP_DEFAULTS[made.protocol])
+        return made  # type: ignore[no-any-return]
+
+    def _is_same(self, group: FakeTargetGroup, asked: Mapping[str, Any]) -> bool:
+        same = (group.protocol, str(group.port), group.vpc_id) == (asked["protocol"], str(asked["port"]), asked["vpc_id"])
+        return same and self._has_tags(group.arn, asked.get("tags"))
+
+    def modify_target_group(self, arn: str, *more: Any, **named: Any) -> FakeTargetGroup:
+        names = ("healthcheck_protocol", "healthcheck_port", "", "healthcheck_interval_seconds",
+                 "healthcheck_timeout_seconds", "healthy_threshold_count", "unhealthy_threshold_count", "codes")
+        asked = dict(zip(names, more, strict=False))
+        self._check_health(asked, "")
+        group = super().modify_target_group(arn, *more, **named)
+        group.matcher = {"HttpCode": asked["codes"] or (group.matcher or {}).get("HttpCode", "200-399")} \
+            if _is_web(group) else None
+        return group  # type: ignore[no-any-return]
+
+    def _check_health(self, asked: Mapping[str, Any], protocol: str) -> None:
+        """What AWS takes of a Network Load Balancer's health checks (CreateTargetGroup, API reference)."""
+        if protocol not in ("", *_GROUP_DEFAULTS):
+            raise _no("ValidationError", f"A network load balancer has no {protocol} target groups")
+        if (asked.get("healthcheck_protocol") or "TCP") not in ("TCP", "HTTP", "HTTPS"):
+            raise _no("ValidationError", "Health check protocol must be one of TCP, HTTP, HTTPS")
+        port = asked.get("healthcheck_port") or "traffic-port"
+        if port != "traffic-port" and not 0 < int(port) < 65536:
+            raise _no("ValidationError", f"Health check port '{port}' must be 'traffic-port' or from 1 to 65535")
+        for key, low, high in (("healthcheck_interval_seconds", 5, 300), ("healthcheck_timeout_seconds", 2, 120),
+                               ("healthy_threshold_count", 2, 10), ("unhealthy_threshold_count", 2, 10)):
+            if asked.get(key) is not None and not low <= int(asked[key]) <= high:
+                raise _no("ValidationError", f"{key} must be from {low} to {high}")
+
+    def modify_target_group_attributes(self, target_group_arn: str, attributes: dict[str, Any]) -> None:
+        group = self.target_groups.get(target_group_arn)
+        for key in attributes if group is not None else ():
+            if key not in _GROUP_DEFAULTS[group.protocol]:
+                raise _no("ValidationError", f"Target group attribute key '{key}' is not recognized")
+        if group is not None and "UDP" in group.protocol and attributes.get("preserve_client_ip.enabled") == "false":
+            raise _no("InvalidConfigurationRequest", "Client IP preservation cannot be disabled for UDP and TCP_UDP")
+        super().modify_target_group_attributes(target_group_arn, attributes)
+
     def delete_target_group(self, target_group_arn: str) -> FakeTargetGroup | None:  # type: ignore[override]
         """Deleting what is gone is a success."""
         return super().delete_target_group(target_group_arn) if target_group_arn in self.target_groups else None
@@ -235,6 +291,8 @@ class StrictLoadBalancing(ELBv2Backend):
                 raise _no("TargetGroupAssociationLimit", f"Target group '{arn}' is associated with another load balancer")
         if protocol == "TLS" and not certificate:
             raise _no("CertificateNotFound", "A TLS listener needs a certificate")
+        if protocol == "TLS" and certificate and not self._certificate_exists(certificate):
+            raise _no("CertificateNotFound", f"Certificate '{certificate}' not found")
 
     def modify_listener(self, arn: str, port: Any = None, protocol: Any = None, ssl_policy: Any = None,  # type: ignore[override]
                         certificates: Any = None, actions: Any = None) -> FakeListener:
@@ -271,6 +329,16 @@ class StrictLoadBalancing(ELBv2Backend):
         return super().describe_tags(resource_arns)  # type: ignore[no-any-return]
 
 
+_GROUP_DEFAULTS: Mapping[str, Mapping[str, str]] = {
+    protocol: {**group_defaults(protocol), "stickiness.type": "source_ip"} for protocol in ("TCP", "UDP", "TCP_UDP", "TLS")
+}
+"""The attributes of a target group of each protocol, as AWS would say them."""
+
+
+def _is_web(group: FakeTargetGroup) -> bool:
+    return group.health_check_protocol in ("HTTP", "HTTPS")
+
+
 def _forwards(actions: Iterable[Any]) -> list[str]:
     return [action["TargetGroupArn"] for action in actions if action.get("TargetGroupArn")]
 
@@ -285,8 +353,24 @@ class StrictNetwork(EC2Backend):
 
     def delete_security_group(self, name: str | None = None, group_id: str | None = None) -> None:
         if group_id and self._users(group_id):
-            raise _no("DependencyViolation", f"resource {group_id} has a dependent object")
+            raise EC2ClientError("DependencyViolation", f"resource {group_id} has a dependent object")
         super().delete_security_group(name, group_id)
+
+    def revoke_security_group_ingress(
+        self, group_name_or_id: str, ip_protocol: str, from_port: str, to_port: str, ip_ranges: list[Any],
+        source_groups: list[dict[str, Any]] | None = None, *more: Any, **named: Any,
+    ) -> None:
+        """A rule is known by what it lets through; moto would want its description, too."""
+        group = self.get_security_group_by_name_or_id(group_name_or_id, named.get("vpc_id"))
+        described = {
+            rule.source_group["GroupId"]: rule.source_group
+            for rule in (group.ingress_rules if group else ())
+            if rule.source_group and (rule.ip_protocol, str(rule.from_port)) == (ip_protocol, str(from_port))
+        }
+        pairs = [{**pair, **described.get(pair.get("GroupId"), {})} for pair in source_groups or ()]
+        super().revoke_security_group_ingress(
+            group_name_or_id, ip_protocol, from_port, to_port, ip_ranges, pairs, *more, **named
+        )
 
     def _users(self, group: str) -> bool:
         load_balancing = elbv2_backends[self.account_id][self.region_name]
