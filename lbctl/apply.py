@@ -115,7 +115,9 @@ class Lanes:
             self._known.update((key, outputs) for key, outputs in plan.known.items() if key not in self._coming)
             for lane in lanes:
                 self._enter(lane)
-        self._wake(lanes)
+            # Shared things that wait to go give way: somebody may need more of them.
+            parked = self._waiting.pop(_QUIET, [])
+        self._wake([*parked, *lanes])
         return frozenset(lane.owner for lane in lanes)
 
     def _enter(self, lane: _Lane) -> None:

@@ -21,7 +21,7 @@ from lbctl.errors import LbctlError
 from lbctl.model import SHARED, LoadBalancer, Owner, Refusal
 from lbctl.plan import Plan
 from lbctl.provider import Failure
-from lbctl.reconcile import Reconciler, failure
+from lbctl.reconcile import Reconciler, failure, worth_telling
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Source(Protocol):
 class Listener(Protocol):
     """Who wants to know (metrics, the demo)."""
 
-    def planned(self, plan: Plan, *, fresh: bool, seconds: float) -> None: ...
+    def planned(self, plan: Plan, *, audit: bool, seconds: float) -> None: ...
 
     def landed(self, result: Result) -> None: ...
 
@@ -63,11 +63,17 @@ USUAL = Timing()
 
 
 class Work(msgspec.Struct, frozen=True):
-    """One pass: whom it is about (None: everybody), and whether the other side is read."""
+    """One pass: whom it is about (None: everybody), and whether the other side is read.
+
+    marked    whom something had changed for, or who was to be tried again: what an audit finds of them is no drift
+    unclear   whose last answer was unclear, before this look: still so, should it fail
+    """
 
     owners: frozenset[Owner] | None
     fresh: bool
     audit: bool = False
+    marked: frozenset[Owner] = frozenset()
+    unclear: frozenset[Owner] = frozenset()
 
 
 class Controller:
@@ -136,6 +142,8 @@ class Controller:
                 self._schedule(result)
             self._wake.notify_all()
         if not told:
+            if result.outcome == "done" and any(step.action == "delete" for step in result.applied):
+                self._look_again_at_refused()
             self._log(result)
             for event in story.landed(result, self.reconciler.wanted.by_owner.get(owner), audit=audit):
                 self._tell(event)
@@ -181,9 +189,11 @@ class Controller:
         self._dirty |= due
         busy = self.reconciler.lanes.busy()
         if self._next_audit <= now:
+            everybody = self.reconciler.wanted.by_owner.keys() if self._everything else ()
+            marked, unclear = frozenset({*self._dirty, *self._later, *everybody}), frozenset(self._unclear - busy)
             self._everything, self._dirty = False, set(busy)
             self._unclear &= busy
-            return Work(None, fresh=True, audit=True), 0.0
+            return Work(None, fresh=True, audit=True, marked=marked, unclear=unclear), 0.0
         ready = frozenset(self._dirty - busy)
         untold = self._untold.keys() - busy
         settled = min(self._last_mark + self._timing.settle, self._first_mark + self._timing.settle_most)
@@ -195,50 +205,70 @@ class Controller:
             return Work(None, fresh=False), 0.0
         if ready or untold:
             self._dirty -= ready
-            fresh = not self._unclear.isdisjoint(ready)
+            unclear = ready & self._unclear
             self._unclear -= ready
-            return Work(ready, fresh), 0.0
+            return Work(ready, fresh=bool(unclear), unclear=unclear), 0.0
         return None, min([self._next_audit, *self._later.values()]) - now
 
     def _pass(self, work: Work) -> None:
         """One walk along the path. Whatever goes wrong before a lane starts ends the pass, never the loop."""
-        self._tell_failures()
+        self._look_again_after(self._tell_failures(), work)
         if work.owners is not None and not work.owners:
             return
         started = self._clock()
         try:
-            self._refresh(work.owners)
+            went = self._refresh(work.owners)
             plan = self.reconciler.plan(work.owners, fresh=work.fresh)
         except Exception as error:  # noqa: BLE001
             self._interrupted(work, error)
             return
+        if went:
+            self._look_again_at_refused()
         if work.audit:
             self._outages = 0
             with self._wake:
                 self._next_audit = self._clock() + self._timing.audit
         if self._listener:
-            self._listener.planned(plan, fresh=work.fresh, seconds=self._clock() - started)
+            self._listener.planned(plan, audit=work.audit, seconds=self._clock() - started)
         self._begin(plan, work)
         if work.owners is None:
             self.passed.set()
 
-    def _refresh(self, owners: frozenset[Owner] | None) -> None:
-        """Bring what is wanted up to date with the stores."""
+    def _look_again_after(self, telling: frozenset[Owner], work: Work) -> None:
+        """Who is in flight now is left out of this pass's plan, and so is what is shared: look again when they land."""
+        if work.owners is not None and not work.owners:
+            return
+        with self._wake:
+            again = telling if work.owners is None else telling & work.owners
+            self._dirty |= again | ({SHARED} & self.reconciler.lanes.busy())
+            self._unclear |= again & work.unclear
+
+    def _look_again_at_refused(self) -> None:
+        """Something became free: whoever was refused may get it now."""
+        with self._wake:
+            if self._refusals:
+                self._note_mark()
+                self._dirty |= self._refusals.keys()
+
+    def _refresh(self, owners: frozenset[Owner] | None) -> bool:
+        """Bring what is wanted up to date with the stores. True if somebody went."""
         wanted = self.reconciler.wanted
+        went = False
         if owners is None:
             current = set(self._source.owners())
             owners = frozenset(current | wanted.by_owner.keys())
         for owner in owners:
             load_balancer = None if owner == SHARED else self._source.read(owner)
             if load_balancer is None:
-                wanted.remove(owner)
+                went |= wanted.remove(owner)
             else:
                 wanted.put(load_balancer)
+        return went
 
     def _begin(self, plan: Plan, work: Work) -> None:
         lanes = plan.lanes()
         with self._wake:
-            self._audited |= lanes.keys() if work.audit and self.passed.is_set() else set()
+            self._audited |= lanes.keys() - work.marked if work.audit and self.passed.is_set() else set()
             for change in plan.pending:
                 if change.not_before and plan.at:
                     self._wake_at(change.owner, (change.not_before - plan.at).total_seconds())
@@ -261,7 +291,7 @@ class Controller:
                 self._next_audit = self._clock() + delay
             for owner in work.owners or ():
                 self._wake_at(owner, delay)
-                self._unclear.add(owner)
+            self._unclear |= work.unclear | (work.owners or frozenset())
             waiting = [lb.owner for lb in self.reconciler.wanted.of(work.owners) if not lb.status]
             reason = error.reason if isinstance(error, LbctlError) else "plugin-fault"
             message = error.message if isinstance(error, LbctlError) else f"{type(error).__name__}: see the log"
@@ -271,8 +301,8 @@ class Controller:
 
     # -- telling ------------------------------------------------------------------------------------------------
 
-    def _tell_failures(self) -> None:
-        """Write into the statuses how lanes failed, for owners that are not in flight."""
+    def _tell_failures(self) -> frozenset[Owner]:
+        """Write into the statuses how lanes failed, for owners that are not in flight. Those begun."""
         with self._wake:
             busy = self.reconciler.lanes.busy()
             failures = {owner: text for owner, text in self._untold.items() if owner not in busy}
@@ -280,10 +310,11 @@ class Controller:
                 del self._untold[owner]
             self._telling |= failures.keys()
         if not failures:
-            return
+            return frozenset()
         started = self.reconciler.start(self.reconciler.tell(failures))
         with self._wake:
             self._telling -= failures.keys() - started
+        return started
 
     def _tell_refusals(self, plan: Plan, work: Work) -> None:
         """An Event for each refusal that is new or says something else than before."""
@@ -293,8 +324,8 @@ class Controller:
                 self._tell(story.refused(refusal))
         looked = self._refusals.keys() if work.owners is None else work.owners
         self._refusals = {o: r for o, r in self._refusals.items() if o not in looked} | current
-        for change in plan.frozen:
-            self._tell(story.frozen(change, plan.limit))
+        for owner in dict.fromkeys(change.owner for change in plan.frozen if change.owner != SHARED):
+            self._tell(story.frozen(owner, plan.limit))
 
     def _log(self, result: Result) -> None:
         fields: Mapping[str, object] = {"service": result.owner, "provider": self.reconciler.stack.name}
@@ -325,15 +356,8 @@ class Controller:
             self._wake_at(owner, self._delay(self._attempts[owner]))
         if result.unclear:
             self._unclear.add(owner)
-        if self._is_worth_telling(result):
+        if worth_telling(result, self.reconciler.wanted.by_owner.get(owner)):
             self._untold[owner] = failure(result)
-
-    def _is_worth_telling(self, result: Result) -> bool:
-        """Does it keep somebody from what was asked? Once there is an address, waiting and tidying up do not."""
-        load_balancer = self.reconciler.wanted.by_owner.get(result.owner)
-        if load_balancer is None or (result.step and result.step.action == "delete"):
-            return False
-        return result.outcome == "failed" or not load_balancer.status
 
     def _wake_at(self, owner: Owner, seconds: float) -> None:
         """Look at the owner in so many seconds, or earlier if that was planned already."""

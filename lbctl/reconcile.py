@@ -90,7 +90,7 @@ class Reconciler:
         self.start(plan)
         self.lanes.wait(timeout)
         self._results = None
-        failures = {owner: failure(result) for owner, result in results.items() if result.outcome != "done"}
+        failures = {o: failure(r) for o, r in results.items() if worth_telling(r, self.wanted.by_owner.get(o))}
         if failures:
             self.start(self.tell(failures))
             self.lanes.wait(timeout)
@@ -145,6 +145,14 @@ class Reconciler:
         if self._results is not None:
             self._results[result.owner] = result
         self._on_landed(result)
+
+
+def worth_telling(result: Result, load_balancer: LoadBalancer | None) -> bool:
+    """Does it keep somebody from what was asked? Once there is an address, waiting and tidying up do not."""
+    tidies_up = result.step is not None and result.step.action == "delete" and not result.step.outage
+    if result.outcome == "done" or load_balancer is None or tidies_up:
+        return False
+    return result.outcome == "failed" or not load_balancer.status
 
 
 def failure(result: Result) -> Failure:

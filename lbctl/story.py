@@ -64,9 +64,9 @@ def refused(refusal: Refusal) -> Event:
     return Event(refusal.owner, "Warning", "SyncLoadBalancerFailed", _error(refusal.reason, refusal.message))
 
 
-def frozen(change: Change, limit: str) -> Event:
-    """A delete stopped at a safety limit."""
-    return Event(change.owner, "Warning", "DeleteLoadBalancerFailed", f"Deletes are held back: {limit}")
+def frozen(owner: Owner, limit: str) -> Event:
+    """An owner's deletes stopped at a safety limit."""
+    return Event(owner, "Warning", "DeleteLoadBalancerFailed", f"Deletes are held back: {limit}")
 
 
 def _error(reason: str, message: str) -> str:

@@ -208,12 +208,13 @@ class Watching:
         self._started: dict[Owner, float] = {}
         self._audited = False
 
-    def planned(self, plan: Plan, *, fresh: bool, seconds: float) -> None:
+    def planned(self, plan: Plan, *, audit: bool, seconds: float) -> None:
         metrics, name = self._metrics, self._provider
         metrics.stages.labels(name, "plan").observe(seconds)
         metrics.reconciles.labels(name, "planned").inc()
-        metrics.frozen.labels(name).set(len(plan.frozen))
-        if fresh:
+        if audit:
+            # A look at a few owners knows nothing of what is frozen elsewhere.
+            metrics.frozen.labels(name).set(len(plan.frozen))
             # The first look finds work that is nobody's doing.
             metrics.drift.labels(name).set(_drifted(plan) if self._audited else 0)
             metrics.synced.labels(name).set(time.time())

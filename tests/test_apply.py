@@ -179,6 +179,7 @@ def test_shared_things_stay_when_something_else_began_meanwhile(cloud: Cloud) ->
     run = Run(carry)
     run(delete("group", "g", SHARED), delete("balancer", "a", WEB), wait=False)
     run(create("balancer", "b", DNS), wait=False)
+    assert _until(lambda: run.lanes.busy() == {WEB, DNS}), "what is shared must be free for those who need more of it"
     hang.set()
     assert run.lanes.wait(20)
     assert run.results[SHARED].reason == "not-quiet"

@@ -3,14 +3,18 @@
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from typing import Literal
 
+import msgspec
 import pytest
 
+from lbctl.apply import Result
 from lbctl.memory import CLOUDS, MemoryCloud, MemoryProvider
-from lbctl.model import SHARED, LoadBalancer, Node, Owner, Port, Refusal
+from lbctl.model import SHARED, Ingress, LoadBalancer, Node, Owner, Port, Refusal
+from lbctl.plan import Change
 from lbctl.policy import Limits, NamespaceRule, Policy
 from lbctl.provider import Call, Harness, ignore
-from lbctl.reconcile import Reconciler
+from lbctl.reconcile import Reconciler, worth_telling
 from lbctl.stack import Stack
 from lbctl.wanted import Wanted
 
@@ -128,3 +132,27 @@ def test_a_failure_is_reported_by_owner(make: Make) -> None:
     report = reconciler.apply(reconciler.plan())
     assert [result.owner for result in report.failed] == ["default/x"]
     assert report.results[Owner("default/web")].outcome == "done"
+
+
+def ended(outcome: Literal["done", "retry", "failed"], step: Change | None = None) -> Result:
+    return Result(Owner("default/web"), outcome, (), step)
+
+
+OUTAGE = Change("delete", "eip", "e", Owner("default/web"), outage=True)
+TIDYING = Change("delete", "eip", "e", Owner("default/web"))
+
+
+@pytest.mark.parametrize(
+    ("result", "has_address", "told"),
+    [
+        (ended("done"), False, False),
+        (ended("failed"), True, True),
+        (ended("retry"), False, True),
+        (ended("retry"), True, False),
+        (ended("failed", TIDYING), True, False),
+        (ended("failed", OUTAGE), True, True),
+    ],
+)
+def test_what_keeps_a_service_from_what_it_asked_for_is_told(result: Result, has_address: bool, told: bool) -> None:
+    status = (Ingress(ip="192.0.2.1"),) if has_address else ()
+    assert worth_telling(result, msgspec.structs.replace(web(), status=status)) == told

@@ -104,7 +104,7 @@ class Counting:
     def __init__(self):
         self.passes = 0
 
-    def planned(self, plan, *, fresh, seconds):
+    def planned(self, plan, *, audit, seconds):
         self.passes += 1
 
     def landed(self, result): ...
