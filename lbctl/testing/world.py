@@ -6,7 +6,7 @@ A stranger's provider needs nothing of this; the pytest plugin opens a world by 
 import importlib
 import re
 from collections.abc import Callable, Iterable, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -114,7 +114,7 @@ class World:
     ) -> None:
         self.make, self.standin, self.cluster, self.small = make, standin, cluster, small
         self.wire = Wire()
-        self.now = START
+        self.now = datetime.now(UTC)
         self.provider = self._new()
 
     @property
@@ -141,7 +141,7 @@ class World:
     def forget(self) -> None:
         """A new world on the same ground: nothing exists, the clock stands where it began."""
         self.standin.reset()
-        self.now = START
+        self.now = datetime.now(UTC)
         self.restart()
 
     def settle(self) -> None:
