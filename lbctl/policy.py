@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from lbctl.model import SHARED, LoadBalancer, Owner, Refusal, Resource, Scheme
+from lbctl.model import SHARED, LoadBalancer, Owner, Refusal, Scheme
 from lbctl.plan import Change, Plan
 
 
@@ -126,20 +126,25 @@ def guard(
     *,
     wanted: Collection[Owner],
     released: Collection[Owner],
-    seen: Sequence[Resource],
+    managed: Collection[Owner],
 ) -> Plan:
     """The plan without deletes that are only inferred from absence, where those are too many (or not asked for).
 
     A Service that says goodbye itself (its owner is `released`) is never guarded, nor is what a wanted Service sheds.
+    `managed` are all owners that have, or are to have, something: of how many these are too many.
     """
     gone = {c.owner for c in plan.changes if c.action == "delete" and _is_inferred(c, wanted, released)}
-    limit = _limit(gone, limits, wanted, {r.owner for r in seen if r.owner != SHARED}) if gone else ""
+    limit = _limit(gone, limits, wanted, managed) if gone else ""
     if not limit:
         return plan
-    held = {*gone, SHARED}
-    frozen = tuple(c for c in plan.changes if c.owner in held and c.action == "delete")
-    kept = tuple(c for c in plan.changes if c not in frozen)
+    frozen = tuple(c for c in plan.changes if _is_held(c, gone))
+    kept = tuple(c for c in plan.changes if not _is_held(c, gone))
     return msgspec.structs.replace(plan, changes=kept, frozen=frozen, limit=limit)
+
+
+def _is_held(change: Change, gone: Collection[Owner]) -> bool:
+    """What the lost owners have, and the shared things that it stands on (but no half of a replacement)."""
+    return change.action == "delete" and (change.owner in gone or (change.owner == SHARED and not change.outage))
 
 
 def _is_inferred(change: Change, wanted: Collection[Owner], released: Collection[Owner]) -> bool:

@@ -17,7 +17,7 @@ import msgspec
 
 from lbctl.apply import Lanes, Result
 from lbctl.errors import Retry
-from lbctl.model import LoadBalancer, Owner, Refusal, Resource
+from lbctl.model import SHARED, LoadBalancer, Owner, Refusal
 from lbctl.plan import Change, Plan, diff
 from lbctl.policy import Policy, admit, guard, needs_ranking
 from lbctl.provider import Failure, Observation, Scope
@@ -116,12 +116,14 @@ class Reconciler:
             self.policy.limits,
             wanted=self.wanted.by_owner.keys(),
             released=desired.releases,
-            seen=self._cloud(seen),
+            managed=self._managed(seen),
         )
 
-    def _cloud(self, seen: Observation) -> tuple[Resource, ...]:
+    def _managed(self, seen: Observation) -> frozenset[Owner]:
+        """Who has something in the cloud. A narrowed look does not see the others: there, who is wanted counts."""
         look: Observation = seen.facts[self.stack.provider.name]
-        return look.resources
+        unseen = () if seen.scope.owners is None else self.wanted.by_owner
+        return frozenset({resource.owner for resource in look.resources}.union(unseen) - {SHARED})
 
     def _scope(self, owners: frozenset[Owner] | None, fresh: bool) -> Scope:
         load_balancers, refused = self.admitted(owners)

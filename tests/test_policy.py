@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from lbctl.model import SHARED, LoadBalancer, Owner, Refusal, Resource, Scheme
+from lbctl.model import SHARED, LoadBalancer, Owner, Refusal, Scheme
 from lbctl.plan import Change, Plan
 from lbctl.policy import Limits, NamespaceRule, Policy, admit, guard
 from lbctl.wanted import Wanted
@@ -73,9 +73,8 @@ GONE = tuple(Owner(f"old/s{n}") for n in range(20))
 def deleting(count: int, managed: int, limits: Limits = Limits(), **told: object) -> Plan:  # noqa: B008
     changes = tuple(Change("delete", "lb", owner, owner) for owner in GONE[:count])
     shared = Change("delete", "group", "g", SHARED)
-    seen = tuple(Resource("lb", owner, owner) for owner in GONE[:managed])
-    arguments = {"wanted": {WEB}, "released": set(), **told}
-    return guard(Plan((*changes, shared)), limits, seen=seen, **arguments)  # type: ignore[arg-type]
+    arguments = {"wanted": {WEB}, "released": set(), "managed": set(GONE[:managed]), **told}
+    return guard(Plan((*changes, shared)), limits, **arguments)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("count", "managed", "stops"), [(3, 10, False), (4, 10, True), (9, 9, False), (20, 20, True)])
@@ -89,6 +88,14 @@ def test_frozen_deletes_keep_the_shared_things_they_stand_on() -> None:
     plan = deleting(20, 20)
     assert plan.frozen[-1].owner == SHARED
     assert "--max-delete=100%" in plan.limit
+
+
+def test_a_shared_replacement_is_not_torn_in_two() -> None:
+    old = Change("delete", "group", "g", SHARED, outage=True)
+    new = Change("create", "group", "g", SHARED, outage=True)
+    gone = tuple(Change("delete", "lb", owner, owner) for owner in GONE)
+    plan = guard(Plan((old, new, *gone)), Limits(), wanted={WEB}, released=(), managed=GONE)
+    assert plan.changes == (old, new)
 
 
 def test_a_service_that_says_goodbye_is_never_guarded() -> None:

@@ -109,6 +109,16 @@ def test_an_empty_cluster_deletes_nothing(make: Make) -> None:
     assert "right cluster" in plan.limit
 
 
+def test_ten_of_many_services_may_go_at_once(make: Make) -> None:
+    services = [web(f"s{n}", port=n, node_port=30000 + n) for n in range(1, 61)]
+    reconciler = make(*services)
+    reconciler.apply(reconciler.plan())
+    gone = frozenset(lb.owner for lb in services[:12])
+    for owner in gone:
+        reconciler.wanted.remove(owner)
+    assert not reconciler.plan(gone, fresh=False).limit
+
+
 def test_somebody_who_looked_may_empty_it(make: Make) -> None:
     first = make(web())
     first.apply(first.plan())
