@@ -243,11 +243,12 @@ class Statuses:
                 return self._write(change.owner, change.after)
             self._clear(change.owner)
             return None
-        except Unavailable as error:
-            self._rivals.forget(change.owner)
-            return error
         except LbctlError as error:
-            return as_retry(error)
+            answer = as_retry(error)
+            if isinstance(answer, Unavailable):
+                # It may have taken effect all the same: then what is there is ours, not a rival's.
+                self._rivals.forget(change.owner)
+            return answer
 
     def _write(self, owner: Owner, want: Resource) -> Resource:
         service = self._writer.get(owner)

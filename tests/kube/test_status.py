@@ -305,3 +305,12 @@ def test_a_conflict_ends_when_the_service_asks_for_something_else(fight):
     written()
     assert overwritten() == ("False", "OwnershipConflict")
     assert overwritten(annotations={"a": "b"}) == ("True", "ready")
+
+
+def test_a_write_of_ours_whose_answer_was_lost_is_no_rivals(fight, api, statuses):
+    written, overwritten = fight
+    for _ in range(2):
+        api.plan(api.error(504, "Timeout"))
+        statuses.apply([resolved(plan(statuses, host="b")[0], ({"hostname": "rival.example.com"},))])
+        assert overwritten() == ("True", "ready")
+        written()
