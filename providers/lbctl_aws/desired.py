@@ -38,7 +38,7 @@ def desired(load_balancers: Sequence[LoadBalancer], seen: Observation, context: 
     served, refused = _settle(answers, context.facts)
     wanted = [resource for _, resources, _ in served for resource in resources]
     nodes = load_balancers[0].nodes if load_balancers else ()
-    wanted += _shared(seen, nodes, refused, mine, context)
+    wanted += _shared(seen, nodes, bool(served), refused, mine, context)
     return Desired(
         resources=tuple(wanted),
         refused=tuple(refused),
@@ -120,15 +120,16 @@ def _nothing_moves(load_balancers: Sequence[LoadBalancer], mine: Mapping[Owner, 
 
 
 def _shared(
-    seen: Observation, nodes: Sequence[Node], refused: Sequence[Refusal], mine: Mapping[Owner, list[Resource]],
-    context: Context,
+    seen: Observation, nodes: Sequence[Node], any_served: bool, refused: Sequence[Refusal],
+    mine: Mapping[Owner, list[Resource]], context: Context,
 ) -> list[Resource]:
     """What all Services need together. Whoever is refused keeps what it has, so its shared part stays too."""
+    keeps = any(mine.get(refusal.owner) for refusal in (*refused, *seen.scope.refused))
+    if not any_served:
+        return list(mine.get(SHARED, ())) if keeps or seen.scope.owners is not None else []
     wanted = [share for share, count in seen.scope.shares.items() if count > 0 and _is_share(share)]
-    groups = node_groups(nodes, context)
-    fresh = shared(wanted, groups, context)  # type: ignore[arg-type]
-    everyone = (*refused, *seen.scope.refused)
-    if any(mine.get(refusal.owner) for refusal in everyone) or (wanted and not nodes):
+    fresh = shared(wanted, node_groups(nodes, context), context)  # type: ignore[arg-type]
+    if keeps or (wanted and not nodes):
         have = {resource.key for resource in fresh}
         return fresh + [resource for resource in mine.get(SHARED, ()) if resource.key not in have]
     return fresh

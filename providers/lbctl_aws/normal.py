@@ -3,14 +3,14 @@
 The sort of a thing is known from the call that told of it, never from its ARN (stand-ins shape those differently).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from lbctl.model import SHARED, Owner, Resource
 from lbctl_aws.annotations import LISTENER_ATTRIBUTES, LOAD_BALANCER_ATTRIBUTES
 from lbctl_aws.marks import OWNER, UID
-from lbctl_aws.resources import group_defaults, listener_name, rule_name
+from lbctl_aws.resources import group_defaults, holds, listener_name, rule_name
 
 Json = Mapping[str, Any]
 
@@ -23,7 +23,7 @@ def tags_of(pairs: Iterable[Json]) -> dict[str, str]:
 def load_balancer(said: Json, tags: Mapping[str, str], attributes: Mapping[str, str], backend: str) -> Resource:
     """From DescribeLoadBalancers, its tags and its unusual attributes; `backend` is our backend group's id."""
     groups = said.get("SecurityGroups") or ()
-    fields = {
+    fields: dict[str, Any] = {
         "scheme": said.get("Scheme") or "internet-facing",
         "ip_address_type": said.get("IpAddressType", "ipv4"),
         "subnets": {zone["SubnetId"]: _static_address(zone) for zone in said.get("AvailabilityZones", ())},
@@ -33,7 +33,8 @@ def load_balancer(said: Json, tags: Mapping[str, str], attributes: Mapping[str, 
         "tags": dict(tags),
         "uid": tags.get(UID, ""),
     }
-    return Resource("load-balancer", said["LoadBalancerName"], Owner(tags[OWNER]), fields, balancer_outputs(said))
+    name = said["LoadBalancerName"]
+    return Resource("load-balancer", name, Owner(tags[OWNER]), fields, balancer_outputs(said), holds(name, fields["subnets"]))
 
 
 def balancer_outputs(said: Json) -> dict[str, Any]:
@@ -107,7 +108,7 @@ def listener(said: Json, tags: Mapping[str, str], attributes: Mapping[str, str],
     """From DescribeListeners; `more` are the certificates beside the default, `balancer` the load balancer's name."""
     tls = said.get("Protocol") == "TLS"
     default = [certificate["CertificateArn"] for certificate in said.get("Certificates") or ()][:1] if tls else []
-    actions = said.get("DefaultActions") or ({},)
+    actions: Sequence[Json] = said.get("DefaultActions") or ({},)
     fields = {
         "load_balancer": said["LoadBalancerArn"],
         "port": int(said["Port"]),

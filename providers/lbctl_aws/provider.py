@@ -8,7 +8,7 @@ node names something that nobody has asked for yet.
 """
 
 from collections import ChainMap
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 import msgspec
 
@@ -118,10 +118,4 @@ class AwsProvider:
 
 def _holds(resource: Resource | None) -> Iterable[tuple[str, Owner]]:
     """What a load balancer holds that nobody else can have: its name and its static addresses."""
-    if resource is None or resource.kind != "load-balancer":
-        return
-    yield f"name:{resource.name}", resource.owner
-    subnets: Mapping[str, str] = resource.fields["subnets"]
-    for subnet, text in subnets.items():
-        if text:
-            yield (f"eip:{text}" if text.startswith("eipalloc-") else f"private:{subnet}:{text}"), resource.owner
+    return ((hold, resource.owner) for hold in resource.holds) if resource is not None else ()

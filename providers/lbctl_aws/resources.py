@@ -22,7 +22,7 @@ from lbctl.model import DEGRADED, SHARED, LoadBalancer, Note, Port, Ref, Resourc
 from lbctl.plan import Kind
 from lbctl_aws import names, subnets
 from lbctl_aws.annotations import GROUP_ATTRIBUTES, LOAD_BALANCER_ATTRIBUTES, PREFIX, Options, listens_with_tls, options
-from lbctl_aws.facts import Facts
+from lbctl_aws.facts import Facts, Subnet
 from lbctl_aws.marks import DETAILS, Mark, check_user_tags
 from lbctl_aws.settings import Settings
 
@@ -169,6 +169,13 @@ def listener_name(balancer: str, port: int) -> str:
     return f"{balancer}:{port}"
 
 
+def holds(name: str, placed: Mapping[str, str]) -> tuple[str, ...]:
+    """What a load balancer has that no other can have at the same time: its name and its static addresses."""
+    static = sorted((subnet, text) for subnet, text in placed.items() if text)
+    return (f"name:{name}", *(f"eip:{text}" if text.startswith("eipalloc-") else f"private:{subnet}:{text}"
+                              for subnet, text in static))
+
+
 def uses(attributes: Mapping[str, str]) -> dict[str, str]:
     """The tag that says that a cold start must read this resource's attributes."""
     return {DETAILS: "attributes"} if attributes else {}
@@ -183,7 +190,8 @@ def _fronts(lb: LoadBalancer, chosen: Options) -> tuple[Front, ...]:
     for port in lb.ports:
         if port.protocol not in ("TCP", "UDP"):
             raise Refused(
-                f"port {port}: a Network Load Balancer speaks TCP and UDP; change the protocol", reason="unsupported-protocol"
+                f"port {port}: a Network Load Balancer speaks TCP and UDP; change the protocol",
+                reason="unsupported-protocol",
             )
         if port.node_port == 0:
             raise Refused(
@@ -297,10 +305,7 @@ def _load_balancer(
         "tags": {**tags, **uses(attributes)},
         **_other_uid(lb, seen),
     }
-    holds = [f"eip:{text}" if text.startswith("eipalloc-") else f"private:{subnet}:{text}"
-             for subnet, text in sorted(placed.items()) if text]
-    holds += [f"name:{chosen.name}"] if chosen.name else []
-    return Resource("load-balancer", name, lb.owner, fields, holds=tuple(holds), because=f"serves {lb.owner}")
+    return Resource("load-balancer", name, lb.owner, fields, holds=holds(name, placed), because=f"serves {lb.owner}")
 
 
 def _scheme(lb: LoadBalancer, seen: Resource | None, context: Context) -> Scheme:
@@ -332,7 +337,7 @@ def _placed(
 
 
 def _with_static(
-    lb: LoadBalancer, chosen: Options, scheme: Scheme, homes: tuple[subnets.Subnet, ...], seen: Resource | None,
+    lb: LoadBalancer, chosen: Options, scheme: Scheme, homes: tuple[Subnet, ...], seen: Resource | None,
     facts: Facts,
 ) -> dict[str, str]:
     public = scheme == "internet-facing"

@@ -39,10 +39,11 @@ def discovered(facts: Facts, scheme: Scheme, cluster_name: str, *, dualstack: bo
     for subnet in sorted(fitting, key=lambda s: (s.zone, own not in s.tags, s.id)):
         best.setdefault(subnet.zone, subnet)
     if not best:
-        kind = "dual-stack " if dualstack else ""
+        also = " and an IPv6 range (ip-address-type: dualstack)" if dualstack else ""
         raise Refused(
-            f"no {kind}subnet of {facts.vpc or 'the VPC'} fits an {scheme} load balancer: tag one per zone with "
-            f"{ROLES[scheme]}=1, or name them in aws-load-balancer-subnets", reason="no-subnets",
+            f"no subnet of {facts.vpc or 'the VPC'} fits an {scheme} load balancer: it needs {LEAST_FREE} free addresses"
+            f"{also}; tag one per zone with {ROLES[scheme]}=1, or name them in aws-load-balancer-subnets",
+            reason="no-subnets",
         )
     return tuple(best.values())
 
@@ -76,8 +77,8 @@ def with_allocations(chosen: Sequence[Subnet], allocations: Sequence[str], *, fe
     """Each subnet's Elastic IP, in order. With `fewer`, as many subnets as addresses are taken. Raises `Refused`."""
     if len(allocations) > len(chosen) or (len(allocations) < len(chosen) and not fewer):
         raise Refused(
-            f"{len(allocations)} Elastic IPs do not fit {len(chosen)} subnets ({', '.join(s.id for s in chosen)}): "
-            f"give one per subnet, or name the subnets in aws-load-balancer-subnets", reason="eip-count",
+            f"{len(allocations)} Elastic IPs (eip-allocations) do not fit {len(chosen)} subnets "
+            f"({', '.join(s.id for s in chosen)}): give one per subnet, or name the subnets in aws-load-balancer-subnets", reason="eip-count",
         )
     return {subnet.id: allocation for subnet, allocation in zip(chosen, allocations, strict=False)}
 
