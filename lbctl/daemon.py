@@ -80,6 +80,11 @@ class Cluster:
     def synced(self) -> bool:
         return bool(self._reflectors) and all(reflector.synced.is_set() for reflector in self._reflectors)
 
+    @property
+    def watching(self) -> bool:
+        """Is every watch at work, or none begun? What has broken off would leave its store as it was for ever."""
+        return all(reflector.alive for reflector in self._reflectors)
+
     def identity(self) -> str:
         """The cluster's id where none is configured: the UID of its kube-system namespace."""
         raw = self.client.get(objects.NAMESPACES.path(name="kube-system"))
@@ -176,6 +181,11 @@ class Desk:
         self._stopped.set()
         if self.controller is not None:
             self.controller.stop()
+
+    @property
+    def alive(self) -> bool:
+        """Is it at work, not begun, or ended by our own will?"""
+        return self._thread.ident is None or self._thread.is_alive() or self._stopped.is_set()
 
     def join(self) -> bool:
         """Wait for the end. False if something was left in flight."""
@@ -282,8 +292,12 @@ class Daemon:
         return {"caches": self.cluster.synced}
 
     def healthy(self) -> Mapping[str, bool]:
-        """What /livez says. Never whether a cloud answers."""
-        return {"lease": self._elector is None or self._elector.healthy()}
+        """What /livez says: whether a restart would mend something. Never whether a cloud answers."""
+        return {
+            "lease": self._elector is None or self._elector.healthy(),
+            "watches": self._ended.is_set() or self.cluster.watching,
+            "desks": all(desk.alive for desk in self.desks),
+        }
 
     def run(self) -> bool:
         """Watch, wait for the lease, work, and end: controllers first, the lease last."""
@@ -308,6 +322,7 @@ class Daemon:
         return False
 
     def _end(self) -> None:
+        left: list[str] = []
         for desk in self.desks:
             desk.stop()
         if not self._lost:
@@ -317,4 +332,5 @@ class Daemon:
         self.cluster.stop()
         self._recorder.stop()
         if self._elector is not None:
-            self._elector.stop(release=not self._lost)
+            # What is still in flight may write: nobody else may begin before the Lease has run out.
+            self._elector.stop(release=not self._lost and not left)

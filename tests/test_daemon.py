@@ -1,0 +1,45 @@
+"""How the house ends, and what it says of its own health."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lbctl.daemon import Daemon
+
+
+class Part:
+    """A part of the house that takes note of how it was stopped."""
+
+    def __init__(self, **more: Any) -> None:
+        self.stopped: list[dict[str, Any]] = []
+        self.__dict__ |= more
+
+    def stop(self, **how: Any) -> None:
+        self.stopped.append(how)
+
+    def healthy(self) -> bool:
+        return True
+
+
+def house(*desks: Any, watching: bool = True) -> tuple[Daemon, Part]:
+    elector: Any = Part()
+    cluster: Any = Part(watching=watching)
+    recorder: Any = Part()
+    daemon = Daemon(cluster, recorder, elector)
+    daemon.desks += desks
+    return daemon, elector
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_the_lease_is_given_back_only_when_nothing_is_in_flight(finished: bool) -> None:
+    desk = Part(name="aws", controller=object(), join=lambda: finished)
+    daemon, elector = house(desk)
+    daemon._end()
+    assert elector.stopped == [{"release": finished}]
+
+
+def test_a_desk_or_a_watch_that_broke_off_makes_it_unhealthy() -> None:
+    assert all(house(SimpleNamespace(alive=True))[0].healthy().values())
+    assert house(SimpleNamespace(alive=False))[0].healthy() == {"lease": True, "watches": True, "desks": False}
+    assert house(watching=False)[0].healthy() == {"lease": True, "watches": False, "desks": True}
