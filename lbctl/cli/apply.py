@@ -47,13 +47,21 @@ class _Ended:
     """How every lane ended last, and what was done in all."""
 
     def __init__(self) -> None:
-        self.results: dict[Owner, Result] = {}
+        self.results: dict[tuple[str, Owner], Result] = {}
         self.applied = 0
         self.late = False
 
-    def take(self, results: Mapping["Owner", "Result"]) -> None:
-        self.results.update(results)
+    def take(self, provider: str, results: Mapping["Owner", "Result"]) -> None:
+        """Every provider has a lane for what is shared: one's must not hide another's."""
+        self.results.update({(provider, owner): result for owner, result in results.items()})
         self.applied += sum(len(result.applied) for result in results.values())
+
+    @property
+    def lost(self) -> bool:
+        """Did somebody else get the Lease meanwhile?"""
+        from lbctl.apply import NOT_LEADER
+
+        return any(result.reason == NOT_LEADER for result in self.results.values())
 
     def ended(self, *outcomes: str) -> list["Result"]:
         return sorted((r for r in self.results.values() if r.outcome in outcomes), key=lambda r: r.owner)
@@ -240,12 +248,12 @@ class _Run:
                 path = self._paths.paths[name].reconciler
                 if path is not None and plan.changes:
                     report = path.apply(plan, max(0.1, deadline - time.monotonic()))
-                    ended.take(report.results)
+                    ended.take(name, report.results)
                     late[name] = report.late
             if any(late.values()):
                 ended.late = True
             pause = min((r.after for r in ended.ended("retry")), default=None)
-            if pause is None or ended.late or time.monotonic() + pause > deadline:
+            if pause is None or ended.late or ended.lost or time.monotonic() + pause > deadline:
                 return ended
             _pause(pause)
             plans = self._again(ended)
@@ -255,8 +263,7 @@ class _Run:
         from lbctl.model import SHARED
 
         owners = {result.owner for result in ended.ended("retry")}
-        for owner in owners:
-            del ended.results[owner]
+        ended.results = {key: result for key, result in ended.results.items() if result.outcome != "retry"}
         self._paths.refresh()
         # What all share goes only in a look at everybody.
         narrow = None if SHARED in owners and self._chosen is None else frozenset(owners)
@@ -290,6 +297,9 @@ class _Run:
         failed = ended.ended("failed")
         if failed:
             return _failure_code(failed, ended)
+        if ended.lost:
+            output.hint("lbctl: the Lease was lost meanwhile, nothing more was written: run it again")
+            return codes.ERROR
         if ended.late or (wait is not None and ended.ended("retry")):
             return codes.TIMEOUT
         if strict and preview.refused():

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from lbctl.apply import Result
 from lbctl.cli import apply as verb
 from lbctl.cli import codes
 from lbctl.errors import CredentialsError, LbctlError, Refused, Retry
 from lbctl.kube.lease import Elector, Leases
 from lbctl.memory import MemoryProvider
+from lbctl.model import SHARED
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, error: Exception, *, service: str = "") -> None:
@@ -115,6 +117,22 @@ def test_the_lease_is_given_back(lbctl, world) -> None:
     lease = Leases(world.client, "kube-system").get("lbctl")
     assert lease is not None
     assert lease.spec.holder_identity == ""
+
+
+def test_a_lease_lost_meanwhile_ends_it_with_1(lbctl, world, monkeypatch) -> None:
+    world.put()
+    monkeypatch.setattr(Elector, "may_write", lambda _self: False)
+    monkeypatch.setattr(verb, "PATIENCE", 2.0)
+    ran = lbctl("apply")
+    assert (ran.code, "the Lease was lost" in ran.err) == (codes.ERROR, True)
+    assert not world.address()
+
+
+def test_what_one_provider_shares_hides_no_failure_of_anothers() -> None:
+    ended = verb._Ended()
+    ended.take("aws", {SHARED: Result(SHARED, "failed")})
+    ended.take("gcp", {SHARED: Result(SHARED, "done")})
+    assert [result.outcome for result in ended.ended("failed", "done")] == ["failed", "done"]
 
 
 def test_one_failure_among_others_is_4(lbctl, world, monkeypatch) -> None:
