@@ -386,6 +386,10 @@ class StrictNetwork(EC2Backend):
         )
 
 
+# moto finds a service's addresses beside the module of its backend's class.
+StrictLoadBalancing.__module__, StrictNetwork.__module__ = ELBv2Backend.__module__, EC2Backend.__module__
+
+
 def _all_groups(network: EC2Backend) -> list[Any]:
     return [group for groups in list(network.groups.values()) for group in list(groups.values())]
 

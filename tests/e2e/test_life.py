@@ -25,7 +25,7 @@ def test_a_service_gets_an_address_with_two_writes(house) -> None:
     writes = [r for r in house.sandbox.kube.requests if r.verb == "patch" and r.resource.startswith("services")]
     assert len(writes) == 2
     assert all(r.path.endswith("/status") and "(controller)" in r.agent for r in writes)
-    assert house.events()[:2] == ["EnsuringLoadBalancer", "EnsuredLoadBalancer"]
+    house.until(lambda: set(house.events()) == {"EnsuringLoadBalancer", "EnsuredLoadBalancer"})
 
 
 def test_deleting_it_leaves_nothing(house) -> None:
