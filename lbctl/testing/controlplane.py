@@ -200,9 +200,11 @@ class ControlPlane:
         self.start()
 
     def pause(self) -> None:
-        """It answers no more (SIGSTOP); connections stay open."""
+        """It answers no more (SIGSTOP) once this returns; connections stay open."""
         for process in self._processes:
             process.send_signal(signal.SIGSTOP)
+            # Its threads stop one by one, and the last may still answer. WNOWAIT leaves a death to Popen.
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         """It goes on where it was paused."""

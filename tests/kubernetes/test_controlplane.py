@@ -95,9 +95,11 @@ def test_a_watch_counts_as_one_request(server: ControlPlane, client: Client) -> 
 def test_paused_it_keeps_silent_and_resumed_it_goes_on(server: ControlPlane, client: Client) -> None:
     client.get(SERVICES)
     server.pause()
-    with pytest.raises(Unavailable):
-        client.request("GET", SERVICES, timeout=0.5)
-    server.resume()
+    try:
+        with pytest.raises(Unavailable):
+            client.request("GET", SERVICES, timeout=0.5)
+    finally:
+        server.resume()
     client.get(SERVICES)
 
 
