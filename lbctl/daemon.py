@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 
@@ -21,7 +22,7 @@ from lbctl.kube.client import Client
 from lbctl.kube.events import Recorder
 from lbctl.kube.lease import Elector
 from lbctl.kube.reflector import Reflector
-from lbctl.kube.source import Stores, StoreSource
+from lbctl.kube.source import Stores, StoreSource, reflectors
 from lbctl.kube.source import stores as empty_stores
 from lbctl.kube.status import Statuses
 from lbctl.model import Node, Owner, Resource
@@ -50,18 +51,11 @@ class Cluster:
     def __init__(self, client: Client, stores: Stores | None = None) -> None:
         self.client = client
         self.stores = stores or empty_stores()
-        self._reflectors: tuple[Reflector[objects.Service] | Reflector[objects.Node] | Reflector[objects.EndpointSlice]
-                                | Reflector[objects.Namespace], ...] = ()
+        self._reflectors: tuple[Reflector[Any], ...] = ()
 
     def watch(self, timeout: float = 60.0) -> None:
         """Fill the stores and keep them up to date. Raises `Unavailable` if that takes more than `timeout` seconds."""
-        stores = self.stores
-        self._reflectors = (
-            Reflector(self.client, objects.NODES, stores.nodes),
-            Reflector(self.client, objects.SLICES, stores.slices),
-            Reflector(self.client, objects.NAMESPACES, stores.namespaces),
-            Reflector(self.client, objects.SERVICES, stores.services),
-        )
+        self._reflectors = reflectors(self.client, self.stores)
         for reflector in self._reflectors:
             reflector.start()
         until = time.monotonic() + timeout

@@ -134,16 +134,24 @@ def _apply(
     try:
         _applicable(session, given)
         chosen = chooser("" if all_namespaces else namespace, selector)
-        with _leading(session, given, lock_timeout) as may_write:
+        with _leading(session, given, lock_timeout) as held:
             # A plan that was made without an installation id would never be the same with a fresh one.
             writes = saved is None
-            run = _Run(session, given, prune=prune, writes=writes, chosen=chosen, may_write=may_write)
+            run = _Run(session, given, prune=prune, writes=writes, chosen=chosen, may_write=held.may_write)
             try:
                 return run.go(saved, yes=yes, wait=wait, strict=strict, form=form)
             finally:
-                run.close()
+                held.in_flight = not run.close()
     finally:
         given.close()
+
+
+class _Held:
+    """The Lease while it is ours; `in_flight`: somebody of us may still write when we end."""
+
+    def __init__(self, may_write: Callable[[], bool]) -> None:
+        self.may_write = may_write
+        self.in_flight = False
 
 
 def _applicable(session: "Session", given: "Inputs") -> None:
@@ -165,10 +173,13 @@ def _applicable(session: "Session", given: "Inputs") -> None:
 
 
 @contextmanager
-def _leading(session: "Session", given: "Inputs", patience: float) -> Iterator[Callable[[], bool]]:
-    """Hold the controller's Lease. Files alone have no cluster, and so no Lease to hold."""
+def _leading(session: "Session", given: "Inputs", patience: float) -> Iterator[_Held]:
+    """Hold the controller's Lease. Files alone have no cluster, and so no Lease to hold.
+
+    With changes still in flight it is not given back: nobody else may begin before it has run out.
+    """
     if given.cluster is None:
-        yield lambda: True
+        yield _Held(lambda: True)
         return
     from lbctl.kube.lease import Elector, Leases
 
@@ -178,6 +189,7 @@ def _leading(session: "Session", given: "Inputs", patience: float) -> Iterator[C
     elector = Elector(leases, chosen.resource_name, identity, terms=session.terms())
     # The elector's own thread acquires and renews; what is waited for here is only that it leads.
     elector.start()
+    held = _Held(elector.may_write)
     try:
         if not elector.leading.wait(max(patience, 0.01)):
             holder = elector.holder or "nobody known"
@@ -185,9 +197,9 @@ def _leading(session: "Session", given: "Inputs", patience: float) -> Iterator[C
                 f"the Lease {session.namespace()}/{chosen.resource_name} is held by {holder}: "
                 f"stop that one (or let it do the work), or give a longer --lock-timeout"
             )
-        yield elector.may_write
+        yield held
     finally:
-        elector.stop()
+        elector.stop(release=not held.in_flight)
 
 
 class _Run:
@@ -212,9 +224,10 @@ class _Run:
         )
         self._given, self._session = given, session
 
-    def close(self) -> None:
+    def close(self) -> bool:
+        """False if something is still in flight."""
         self._progress.stop()
-        self._paths.close()
+        return self._paths.close()
 
     def go(self, saved: Path | None, *, yes: bool, wait: float | None, strict: bool, form: str) -> int:
         plans, problems = self._paths.plan(self._chosen)
@@ -374,8 +387,9 @@ class _Progress:
 
     def stepped(self, _change: "Change") -> None:
         """Called on the lanes' threads."""
-        if self._bar is not None:
-            self._bar.advance(self._task)
+        bar = self._bar
+        if bar is not None:
+            bar.advance(self._task)
 
     def stop(self) -> None:
         if self._bar is not None:

@@ -144,11 +144,11 @@ class Paths:
         said = self._session.config.origins.get("claims")
         return said is not None and self._session.config.claims == "finalizer"
 
-    def close(self) -> None:
-        """End every path; what is in flight is given up."""
-        for path in self.paths.values():
-            if path.reconciler is not None:
-                path.reconciler.lanes.close(0.0)
+    def close(self) -> bool:
+        """End every path; what is in flight is given up. False if there was something."""
+        paths = [path.reconciler for path in self.paths.values() if path.reconciler is not None]
+        finished = [path.lanes.close(0.0) for path in paths]
+        return all(finished)
 
 
 def fill(wanted: Wanted, source: StoreSource) -> None:

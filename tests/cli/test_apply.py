@@ -1,6 +1,7 @@
 """`lbctl apply`: once along the path, under the controller's Lease, and an honest exit code."""
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,22 @@ def test_what_one_provider_shares_hides_no_failure_of_anothers() -> None:
     ended.take("aws", {SHARED: Result(SHARED, "failed")})
     ended.take("gcp", {SHARED: Result(SHARED, "done")})
     assert [result.outcome for result in ended.ended("failed", "done")] == ["failed", "done"]
+
+
+def test_with_changes_in_flight_the_lease_is_kept_until_it_runs_out(lbctl, world, monkeypatch) -> None:
+    world.put()
+    hang = threading.Event()
+
+    def apply(_self, changes):
+        hang.wait(20)
+        return [Retry(1.0, "too late") for _ in changes]
+
+    monkeypatch.setattr(MemoryProvider, "apply", apply)
+    assert lbctl("apply", "--wait=300ms").code == codes.TIMEOUT
+    lease = Leases(world.client, "kube-system").get("lbctl")
+    hang.set()
+    assert lease is not None
+    assert lease.spec.holder_identity.startswith("lbctl-apply@")
 
 
 def test_one_failure_among_others_is_4(lbctl, world, monkeypatch) -> None:
