@@ -59,10 +59,6 @@ class Wanted:
         members = (self.by_owner[owner] for owner in self._namespaces.get(namespace, ()))
         return [lb.owner for lb in sorted(members, key=lambda lb: (not lb.status, lb.created or _EPOCH, lb.owner))]
 
-    def namespaces(self) -> Iterable[str]:
-        """Every namespace that has, or had, a load balancer."""
-        return self._namespaces.keys()
-
     def __contains__(self, owner: object) -> bool:
         return owner in self.by_owner
 
