@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from lbctl import config, plugins
+from lbctl_aws import annotations as aws
 
 DOCS = Path(__file__).parents[1] / "docs"
 GENERATED = re.compile(r"(<!-- generated: [^>]* -->\n).*(<!-- end -->)", re.S)
@@ -27,7 +28,24 @@ def settings() -> Iterator[str]:
             yield f"| `{name}.{setting.name}` | `{flag}` | {names} | {setting.help} |"
 
 
-@pytest.mark.parametrize(("page", "content"), [("configuration.md", settings)])
+def annotations() -> Iterator[str]:
+    """Every AWS annotation: served, without effect on a Network Load Balancer, or refused with the way out."""
+    yield "| annotation | |\n|---|---|"
+    named = {key.removeprefix(aws.PREFIX) for key, value in aws.PRIVILEGED.items() if value == "*"}
+    for name in sorted(aws._TABLE):
+        yield f"| `{name}` | served{'; named' if name in named else ''} |"
+    for name in sorted(aws._DOTTED):
+        yield f"| `{name}.…` | served, for one port |"
+    for name in sorted(aws.WITHOUT_EFFECT):
+        yield f"| `{name}` | about classic load balancers: no effect, and a condition says so |"
+    for name, way in sorted(aws.UNSUPPORTED.items()):
+        yield f"| `{name}` | refused: {way} |"
+
+
+PAGES = [("configuration.md", settings), ("aws.md", annotations)]
+
+
+@pytest.mark.parametrize(("page", "content"), PAGES)
 def test_the_reference_is_up_to_date(page: str, content) -> None:
     path = DOCS / page
     text = path.read_text()
