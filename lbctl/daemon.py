@@ -135,7 +135,10 @@ def reconciler(
 
 
 class Desk:
-    """One provider at work: its controller, made anew for as long as the provider lacks a setting."""
+    """One provider at work: its controller, made anew once the provider has a setting that it lacked.
+
+    Of a provider that nobody chose (`chosen=False`) only Services that ask for it hear, never the log.
+    """
 
     def __init__(
         self,
@@ -149,8 +152,9 @@ class Desk:
         stepped: Callable[[Change], None] = lambda _change: None,
         may_write: Callable[[], bool] = lambda: True,
         wrap: Callable[[Provider], Provider] = lambda provider: provider,
+        chosen: bool = True,
     ) -> None:
-        self.name = plugin.name
+        self.name, self._chosen = plugin.name, chosen
         self._plugin, self._harness, self._cluster, self._options = plugin, harness, cluster, options
         self._recorder, self._listener, self._stepped = recorder, listener, stepped
         self._may_write, self._wrap = may_write, wrap
@@ -211,12 +215,25 @@ class Desk:
             provider = self._make()
             self.controller = controller = self._controller(provider)
             if self.problem is not None:
-                alarm = threading.Timer(REMAKE, controller.stop)
-                alarm.daemon = True
-                alarm.start()
+                threading.Thread(target=self._wait_for_settings, args=(controller,), daemon=True).start()
             if self._stopped.is_set():
                 controller.stop()
             self.finished = controller.run()
+
+    def _wait_for_settings(self, controller: Controller) -> None:
+        """End the controller once the provider can be made, or cannot for another reason. Until then it has spoken."""
+        try:
+            while not self._stopped.wait(REMAKE) and self._lacks_the_same():
+                pass
+        finally:
+            controller.stop()
+
+    def _lacks_the_same(self) -> bool:
+        try:
+            make_provider(self._plugin, self._harness, self._source.nodes())
+        except SettingsError as error:
+            return str(error) == str(self.problem)
+        return False
 
     def _make(self) -> Provider:
         told, self.problem = self.problem, None
@@ -224,7 +241,7 @@ class Desk:
             return make_provider(self._plugin, self._harness, self._source.nodes())
         except SettingsError as error:
             self.problem = error
-            if str(error) != str(told):
+            if self._chosen and str(error) != str(told):
                 log.error("a provider is not configured", extra={"provider": self.name, "error": str(error)})
             return plugins.Unconfigured(self.name, error)
 

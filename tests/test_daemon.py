@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
-from lbctl.daemon import Daemon
+from lbctl.daemon import Cluster, Daemon, Desk, Options
+from lbctl.errors import Unavailable
+from lbctl.provider import Harness, Plugin
 
 
 class Part:
@@ -43,3 +45,14 @@ def test_a_desk_or_a_watch_that_broke_off_makes_it_unhealthy() -> None:
     assert all(house(SimpleNamespace(alive=True))[0].healthy().values())
     assert house(SimpleNamespace(alive=False))[0].healthy() == {"lease": True, "watches": True, "desks": False}
     assert house(watching=False)[0].healthy() == {"lease": True, "watches": False, "desks": True}
+
+
+def test_a_provider_that_cannot_be_asked_while_it_is_made_ends_no_desk() -> None:
+    def make(_harness: Harness) -> Any:
+        raise Unavailable("no answer from the instance metadata: try again later")
+
+    nobody: Any = None
+    desk = Desk(Plugin("aws", make), Harness(), Cluster(nobody), Options(), recorder=nobody)
+    desk._make()
+    assert desk.problem is not None
+    assert (desk.problem.reason, "instance metadata" in desk.problem.message) == ("provider-unavailable", True)
