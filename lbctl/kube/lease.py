@@ -185,9 +185,13 @@ class Elector:
         return False
 
     def _keep(self) -> None:
-        """Renew until stopped, or until `renew` seconds went by without success."""
+        """Renew until stopped, or until `renew` seconds went by without success.
+
+        A process that stood still for longer (SIGSTOP, a suspended machine) has lost the Lease, even if it is free
+        again: somebody else may have led meanwhile, and what we remember is of the past.
+        """
         while not self._stop.wait(self._terms.retry):
-            if not self.attempt() and not self.may_write():
+            if not self.may_write() or not (self.attempt() or self.may_write()):
                 return
 
     def attempt(self) -> bool:

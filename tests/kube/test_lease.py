@@ -1,5 +1,7 @@
 """Who may write, with a clock that the test turns, against a Lease in memory."""
 
+import threading
+
 import msgspec
 import pytest
 
@@ -185,6 +187,24 @@ def test_the_watchdog_barks_only_at_a_leader_that_forgot_to_renew(world):
     assert one.healthy()
     world.now += 2
     assert not one.healthy()
+
+
+def test_a_leader_that_stood_still_does_not_go_on_with_a_lease_that_is_free_again(world):
+    lost = threading.Event()
+    one = world.elector("one", terms=Terms(lease=3, renew=1, retry=0.01), on_lost=lost.set)
+    two = world.elector("two")
+
+    def stand_still():
+        two.attempt()
+        world.now += 4
+        two.attempt()
+        two.stop()
+
+    one._on_started = stand_still
+    one.start()
+    assert lost.wait(5)
+    assert (one.leading.is_set(), one.may_write()) == (False, False)
+    one.stop()
 
 
 def test_losing_the_lease_ends_the_run(world):
