@@ -217,9 +217,7 @@ class Client:
         """Open a watch. `timeout` is for how many seconds it may be silent. Raises as `request` does."""
         response = self._send("GET", path, None, JSON, params, (_CONNECT, timeout), preload=False, operation="watch")
         if response.status != 200:
-            answer = response.read(65536)
-            response.close()
-            raise error(response.status, answer, response.headers.get("Retry-After"))
+            raise error(response.status, _beginning(response), response.headers.get("Retry-After"))
         return Stream(response)
 
     def close(self) -> None:
@@ -259,13 +257,33 @@ class Client:
         return response
 
     def _headers(self, content_type: str | None) -> dict[str, str]:
+        from kubernetes.config import ConfigException
+
         headers = {"Accept": JSON, "User-Agent": self._agent}
         if content_type:
             headers["Content-Type"] = content_type
         # Runs exec plugins and re-reads rotated tokens when they are due.
         with self._auth:
-            self._api.update_params_for_auth(headers, [], ["BearerToken"])
+            try:
+                self._api.update_params_for_auth(headers, [], ["BearerToken"])
+            except (OSError, ConfigException) as broken:
+                # The token's file is away or empty, as between two rotations: the next call asks again.
+                message = f"the credentials for {self.server} cannot be read ({broken}): see that the token is there"
+                raise Unavailable(message, reason="kubernetes-unavailable") from broken
         return headers
+
+
+def _beginning(response: Any) -> bytes:
+    """What a refused watch says. The status alone says enough where the connection breaks within the words."""
+    from urllib3.exceptions import HTTPError
+
+    try:
+        said: bytes = response.read(65536)
+    except (HTTPError, OSError):
+        return b""
+    finally:
+        response.close()
+    return said
 
 
 def _plain(broken: Exception) -> str:

@@ -92,6 +92,28 @@ def test_a_refused_watch_raises_when_it_is_opened(api, client):
         client.stream("/x", {}, 5.0)
 
 
+def test_a_refused_watch_whose_words_break_off_is_still_that_refusal(api, client):
+    def half(handler):
+        handler.send_response(429)
+        handler.send_header("Content-Length", "100")
+        handler.end_headers()
+        handler.wfile.write(b"{")
+        handler.close_connection = True
+
+    api.plan(half)
+    with pytest.raises(Throttled):
+        client.stream("/x", {"watch": "true"}, 5.0)
+
+
+def test_a_token_that_cannot_be_read_just_now_is_unavailable(api, client):
+    def away(_configuration):
+        raise FileNotFoundError("token")
+
+    client._api.configuration.refresh_api_key_hook = away
+    with pytest.raises(Unavailable, match="credentials"):
+        client.get("/x")
+
+
 def test_calls_are_told_before_and_after(api, tmp_path, client):
     seen = []
     watched = Client(client._api, observe=seen.append)
