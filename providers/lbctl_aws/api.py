@@ -131,6 +131,7 @@ class Api:
     ) -> Answer:
         from botocore import xform_name
         from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+        from botocore.parsers import ResponseParserError
 
         with self._gate.passing(category(service, operation)):
             try:
@@ -144,7 +145,7 @@ class Api:
                 if code in told:
                     raise Told(code, text) from error
                 raise _translated(service, operation, code, text) from error
-            except HTTPClientError as error:
+            except (HTTPClientError, ResponseParserError) as error:
                 raise _NoAnswer(type(error).__name__) from error
             except BotoCoreError as error:
                 raise _local(error, operation) from error

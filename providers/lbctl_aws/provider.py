@@ -53,7 +53,7 @@ class AwsProvider:
             scope = msgspec.structs.replace(scope, fresh=True)
         taken = {hold: owner for r in scope.taken for hold in r.holds for owner in (r.owner,)}
         facts = self._look.facts(scope, ChainMap(taken, self._holders) if taken else self._holders)
-        owners = None if scope.owners is None else (*scope.owners, SHARED)
+        owners = None if scope.owners is None else {*scope.owners, SHARED}
         seen = self._without_parts_that_go(self._known.of(owners), scope, facts)
         return Observation(scope, tuple(seen), {"facts": facts})
 

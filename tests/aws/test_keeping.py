@@ -3,10 +3,10 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from lbctl_aws.marks import CLUSTER, INSTALLATION, OWNER
 
 from lbctl.model import Port
 from lbctl.testing import driver
+from lbctl_aws.marks import CLUSTER, INSTALLATION, OWNER
 
 
 def balancers(aws):

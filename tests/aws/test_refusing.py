@@ -4,16 +4,16 @@ from datetime import UTC, datetime
 from ipaddress import IPv4Network, ip_address, ip_network
 
 import pytest
+from msgspec.structs import replace
+
+from lbctl.model import LoadBalancer, Node, Owner, Port, Refusal
+from lbctl.provider import Observation, Scope
 from lbctl_aws.annotations import PREFIX, UNSUPPORTED
 from lbctl_aws.desired import desired
 from lbctl_aws.facts import Address, Facts, Instance, Subnet
 from lbctl_aws.marks import Mark
 from lbctl_aws.resources import Context
 from lbctl_aws.settings import parse
-from msgspec.structs import replace
-
-from lbctl.model import LoadBalancer, Node, Owner, Port, Refusal
-from lbctl.provider import Observation, Scope
 
 ARN = "arn:aws:acm:eu-central-1:123456789012:certificate/00000000-0000-4000-8000-000000000000"
 HTTP, HTTPS = Port(80, node_port=30080, name="http"), Port(443, node_port=30443, name="https")
