@@ -15,7 +15,7 @@ import msgspec
 
 from lbctl import plugins
 from lbctl.controller import USUAL, Controller, Listener, Timing
-from lbctl.errors import SettingsError, Unavailable
+from lbctl.errors import LbctlError, SettingsError, Unavailable
 from lbctl.kube import objects
 from lbctl.kube.claims import Claims
 from lbctl.kube.client import Client
@@ -231,7 +231,7 @@ class Desk:
     def _lacks_the_same(self) -> bool:
         try:
             make_provider(self._plugin, self._harness, self._source.nodes())
-        except SettingsError as error:
+        except LbctlError as error:
             return str(error) == str(self.problem)
         return False
 
@@ -239,11 +239,11 @@ class Desk:
         told, self.problem = self.problem, None
         try:
             return make_provider(self._plugin, self._harness, self._source.nodes())
-        except SettingsError as error:
-            self.problem = error
+        except LbctlError as error:
+            self.problem = error if isinstance(error, SettingsError) else SettingsError(str(error), reason=error.reason)
             if self._chosen and str(error) != str(told):
                 log.error("a provider is not configured", extra={"provider": self.name, "error": str(error)})
-            return plugins.Unconfigured(self.name, error)
+            return plugins.Unconfigured(self.name, self.problem)
 
     def _controller(self, provider: Provider) -> Controller:
         path = reconciler(
