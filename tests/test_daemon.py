@@ -1,12 +1,14 @@
 """How the house ends, and what it says of its own health."""
 
+import threading
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from lbctl.daemon import Cluster, Daemon, Desk, Options
-from lbctl.errors import Unavailable
+from lbctl.errors import SettingsError, Unavailable
+from lbctl.memory import plugin as memory
 from lbctl.provider import Harness, Plugin
 
 
@@ -56,3 +58,30 @@ def test_a_provider_that_cannot_be_asked_while_it_is_made_ends_no_desk() -> None
     desk._make()
     assert desk.problem is not None
     assert (desk.problem.reason, "instance metadata" in desk.problem.message) == ("provider-unavailable", True)
+
+
+def test_a_provider_that_still_lacks_the_same_setting_is_not_spoken_of_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lbctl.daemon.REMAKE", 0.01)
+    lacks, at_work = iter(["region"] * 9 + ["vpc"] * 9), threading.Event()
+    controllers: list[str] = []
+
+    def make(harness: Harness) -> Any:
+        if lack := next(lacks, ""):
+            raise SettingsError(f"there is no {lack}")
+        return memory.make(harness)
+
+    def controller(_provider: Any) -> Any:
+        controllers.append(str(desk.problem))
+        ended = threading.Event()
+        if desk.problem is None:
+            at_work.set()
+        return SimpleNamespace(stop=ended.set, run=ended.wait)
+
+    nobody: Any = None
+    desk = Desk(Plugin("memory", make), Harness(), Cluster(nobody), Options(), recorder=nobody)
+    monkeypatch.setattr(desk, "_controller", controller)
+    desk.start()
+    assert at_work.wait(10)
+    desk.stop()
+    desk.join()
+    assert controllers == ["there is no region", "there is no vpc", "None"]

@@ -122,7 +122,7 @@ class Controllers:
             options = self._session.options(plugin, claims=False)
             harness = self._session.harness(plugin, cluster_id, installed, ignore)
             daemon.desks.append(
-                Desk(plugin, harness, cluster, options, recorder=recorder, may_write=daemon.may_write)
+                Desk(plugin, harness, cluster, options, recorder=recorder, may_write=daemon.may_write, chosen=False)
             )
 
     def _chosen(self) -> tuple[str, ...]:

@@ -118,7 +118,7 @@ def test_a_lost_lease_ends_the_process(run, world) -> None:
 
 def test_a_service_of_a_provider_that_is_not_configured_hears_why(run, world) -> None:
     world.put(loadBalancerClass="lbctl.io/gcp")
-    run("--no-leader-elect")
+    running = run("--no-leader-elect")
 
     def told() -> bool:
         found = msgspec.json.decode(world.client.get("/api/v1/namespaces/default/services/web"))
@@ -126,6 +126,8 @@ def test_a_service_of_a_provider_that_is_not_configured_hears_why(run, world) ->
         return any(c["reason"] == "provider-not-configured" and "LBCTL_PROVIDER" in c["message"] for c in conditions)
 
     until(told)
+    running.end()
+    assert not [line for line in running.lines if '"error"' in line], "nobody chose gcp: that is no error of the log"
 
 
 def test_probes_and_metrics_answer(world) -> None:
