@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from itertools import cycle
 from typing import Any
 from urllib.parse import parse_qsl
@@ -25,11 +25,13 @@ from moto.elbv2.exceptions import ELBClientError
 from moto.elbv2.models import (
     AvailabilityZone,
     ELBv2Backend,
+    FakeHealthStatus,
     FakeListener,
     FakeLoadBalancer,
     FakeTargetGroup,
     elbv2_backends,
 )
+from moto.elbv2.ssl_policies import SSL_POLICIES
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
@@ -74,13 +76,53 @@ class _Zone(AvailabilityZone):
         self.load_balancer_addresses = [dict(address)] if address else []
 
 
+class _Group(FakeTargetGroup):
+    """A target group where an instance is a target once per port; deregistering what is not registered is fine."""
+
+    def register(self, targets: list[dict[str, Any]]) -> None:
+        for target in targets:
+            self.targets[self._key(target)] = {"Id": target["Id"], "Port": int(target.get("Port") or self.port)}
+
+    def deregister(self, targets: list[dict[str, Any]]) -> None:
+        for target in targets:
+            self.targets.pop(self._key(target), None)
+
+    def deregister_terminated_instances(self, instance_ids: list[str]) -> None:
+        for key in [key for key, target in self.targets.items() if target["Id"] in instance_ids]:
+            del self.targets[key]
+
+    def health_for(self, target: dict[str, Any], ec2_backend: EC2Backend) -> FakeHealthStatus:
+        instance = ec2_backend.get_instance_by_id(target["Id"])
+        running = instance is not None and instance.state == "running" and self._key(target) in self.targets
+        port = target.get("Port") or self.port
+        return FakeHealthStatus(target["Id"], str(port), self.health_check_port, "healthy" if running else "unused")
+
+    def _key(self, target: Mapping[str, Any]) -> str:
+        return f"{target['Id']}:{target.get('Port') or self.port}"
+
+
 class StrictLoadBalancing(ELBv2Backend):
     """moto's load balancing, minus what AWS would not have taken."""
 
     def _begin(self) -> None:
+        """linger: deletes of a group that fail after its load balancer went. lag: looks that do not see what is new.
+        provisioning: new load balancers stay so until `settle`."""
         self.addresses: dict[str, dict[str, dict[str, str]]] = {}
         self.lingering: dict[str, int] = {}
-        self.linger = 0
+        self.unseen: dict[str, int] = {}
+        self.linger = self.lag = 0
+        self.provisioning = False
+
+    def _sees(self, arn: str) -> bool:
+        """Eventual consistency: what was created just now is not in every listing yet."""
+        left = self.unseen.get(arn, 0)
+        self.unseen[arn] = max(left - 1, 0)
+        return left == 0
+
+    def settled(self) -> None:
+        self.lingering.clear()
+        self.unseen.clear()
+        self.provisioning = False
 
     # load balancers
 
@@ -99,6 +141,7 @@ class StrictLoadBalancing(ELBv2Backend):
         made.arn, old = made.arn.replace("/app/", "/net/"), made.arn
         self._rename(old, made)
         self._hold(made, mappings)
+        self.unseen[made.arn] = self.lag
         return made
 
     def _rename(self, old: str, made: FakeLoadBalancer) -> None:
@@ -145,15 +188,28 @@ class StrictLoadBalancing(ELBv2Backend):
             allocation = mapping.get("AllocationId")
             if allocation and allocation in taken:
                 raise _no("ResourceInUse", f"Elastic IP '{allocation}' is associated already")
+            self._check_private(mapping, mine)
             if allocation and not any(a.allocation_id == allocation for a in self.ec2_backend.describe_addresses()):
                 raise _no("AllocationIdNotFound", f"The allocation IDs '{allocation}' do not exist")
+
+    def _check_private(self, mapping: Mapping[str, str], mine: str) -> None:
+        address, subnet = mapping.get("PrivateIPv4Address"), self.ec2_backend.get_subnet(mapping["SubnetId"])
+        taken = {a.get("PrivateIPv4Address") for arn, held in self.addresses.items() if arn != mine for a in held.values()}
+        if address and (address in taken or ip_address(address) not in ip_network(subnet.cidr_block)):
+            raise _no("InvalidConfigurationRequest", f"Private address '{address}' is not free in {subnet.id}")
 
     def _hold(self, balancer: FakeLoadBalancer, mappings: Iterable[Mapping[str, str]]) -> None:
         """Remember static addresses, and say them wherever the load balancer is described."""
         held = {m["SubnetId"]: {k: m[k] for k in ("AllocationId", "PrivateIPv4Address") if m.get(k)} for m in mappings}
         self.addresses[balancer.arn] = held
 
+        backend = self
+
         class Described(type(balancer)):  # type: ignore[misc]
+            def activate(self) -> None:
+                if not backend.provisioning:
+                    super().activate()
+
             @property
             def availability_zones(self) -> list[AvailabilityZone]:
                 return [_Zone(subnet, held.get(subnet.id, {})) for subnet in self.subnets]
@@ -162,9 +218,10 @@ class StrictLoadBalancing(ELBv2Backend):
 
     def describe_load_balancers(self, arns: list[str], names: list[str]) -> list[FakeLoadBalancer]:
         there = {balancer.name for balancer in self.load_balancers.values()}
-        if set(names or ()) - there:
-            raise _no("LoadBalancerNotFound", f"One or more load balancers not found: {sorted(set(names) - there)}")
-        return super().describe_load_balancers(arns, names)  # type: ignore[no-any-return]
+        if set(names or ()) - there or set(arns or ()) - self.load_balancers.keys():
+            raise _no("LoadBalancerNotFound", f"One or more load balancers not found: {names or arns}")
+        found = super().describe_load_balancers(arns, names)
+        return found if arns or names else [balancer for balancer in found if self._sees(balancer.arn)]
 
     def delete_load_balancer(self, arn: str) -> None:
         balancer = self.load_balancers.get(arn)
@@ -212,8 +269,15 @@ class StrictLoadBalancing(ELBv2Backend):
         matcher = asked.pop("matcher", None)
         made = super().create_target_group(name, **asked)
         made.matcher = {"HttpCode": (matcher or {}).get("HttpCode", "200-399")} if _is_web(made) else None
+        made.__class__ = _Group
         made.attributes = dict(_GROUP_DEFAULTS[made.protocol])
-        return made  # type: ignore[no-any-return]
+        self.unseen[made.arn] = self.lag
+        return made
+
+    def describe_target_groups(self, load_balancer_arn: Any, target_group_arns: Any, names: Any) -> list[FakeTargetGroup]:
+        found = super().describe_target_groups(load_balancer_arn, target_group_arns, names)
+        asked = load_balancer_arn or target_group_arns or names
+        return list(found) if asked else [group for group in found if self._sees(group.arn)]
 
     def _is_same(self, group: FakeTargetGroup, asked: Mapping[str, Any]) -> bool:
         same = (group.protocol, str(group.port), group.vpc_id) == (asked["protocol"], str(asked["port"]), asked["vpc_id"])
@@ -264,12 +328,6 @@ class StrictLoadBalancing(ELBv2Backend):
                 raise _no("InvalidTarget", f"The following targets are not in a running state and in the VPC: {target['Id']}")
         super().register_targets(target_group_arn, instances)
 
-    def deregister_targets(self, target_group_arn: str, instances: list[dict[str, Any]]) -> None:
-        """What is not registered may be deregistered."""
-        group = self.target_groups.get(target_group_arn)
-        known = [target for target in instances if group is None or target["Id"] in group.targets]
-        super().deregister_targets(target_group_arn, known)
-
     # listeners
 
     def create_listener(self, load_balancer_arn: str, protocol: str, port: str, *more: Any, **named: Any) -> FakeListener:
@@ -278,7 +336,11 @@ class StrictLoadBalancing(ELBv2Backend):
             raise _no("DuplicateListener", f"A listener already exists on port {port} for this load balancer")
         given = dict(zip(("ssl_policy", "certificate", "actions"), more, strict=False)) | named
         self._check_listener(load_balancer_arn, protocol, given["actions"], given.get("certificate"))
-        return super().create_listener(load_balancer_arn, protocol, port, *more, **named)
+        if protocol == "TLS" and given.get("ssl_policy") not in SSL_POLICIES:
+            raise _no("SSLPolicyNotFound", f"SSL policy '{given.get('ssl_policy')}' not found")
+        made = super().create_listener(load_balancer_arn, protocol, port, *more, **named)
+        self.unseen[made.arn] = self.lag
+        return made
 
     def _check_listener(self, balancer: str, protocol: str, actions: Iterable[Any], certificate: str | None) -> None:
         for arn in _forwards(actions):
@@ -403,7 +465,8 @@ class Wire:
     def __init__(self, app: Callable[..., Iterable[bytes]], clock: Callable[[], float] = time.monotonic) -> None:
         self._app, self._clock = app, clock
         self._lock = threading.Lock()
-        self._throttled_until = 0.0
+        self._hold_back = threading.Event()
+        self.calm()
         self._levels: dict[str, tuple[float, float]] = {}
         self.buckets: Mapping[str, tuple[float, float]] = {}
         self.throttled: Counter[str] = Counter()
@@ -413,6 +476,18 @@ class Wire:
     def throttle(self, seconds: float) -> None:
         """Say "Rate exceeded" to every writing call for so long."""
         self._throttled_until = self._clock() + seconds
+
+    def delay(self, seconds: float) -> None:
+        """Hold every call back for so long, from now on."""
+        self._delay = seconds
+
+    def drop(self, *operations: str) -> None:
+        """Carry the next call of each of these operations out, and lose the answer."""
+        self._dropped = [*self._dropped, *operations]
+
+    def calm(self) -> None:
+        """No more throttling, delays or lost answers."""
+        self._throttled_until, self._delay, self._dropped = float("-inf"), 0.0, []
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
@@ -428,8 +503,16 @@ class Wire:
             self.agents.add(environ.get("HTTP_USER_AGENT", ""))
             too_fast = self._is_too_fast(name, operation)
             self.throttled[operation] += too_fast
+            lost = operation in self._dropped and not too_fast
+            if lost:
+                self._dropped.remove(operation)
         if too_fast:
             return _answer(start_response, 503 if service == "ec2" else 400, _slow_down(service), "text/xml")
+        if self._delay:
+            self._hold_back.wait(self._delay)
+        if lost:
+            b"".join(self._app(environ, _nothing))
+            return _answer(start_response, 500, b"", "text/xml")
         return self._app(environ, start_response)
 
     def _is_too_fast(self, service: str, operation: str) -> bool:
@@ -443,6 +526,11 @@ class Wire:
         level = min(size, level + (self._clock() - at) * refill)
         self._levels[sort] = (level - 1 if level >= 1 else level, self._clock())
         return level < 1
+
+
+def _nothing(_status: str, _headers: Any, _error: Any = None) -> Callable[[bytes], None]:
+    """Takes an answer that nobody will hear."""
+    return lambda _part: None
 
 
 class _Body:
@@ -473,7 +561,8 @@ def _resources(region: str, asked: Mapping[str, Any]) -> bytes:
     backend = elbv2_backends[ACCOUNT][region]
     listeners = [arn for balancer in list(backend.load_balancers.values()) for arn in list(balancer.listeners)]
     found = []
-    for arn in [*list(backend.load_balancers), *list(backend.target_groups), *listeners]:
+    everything = [*list(backend.load_balancers), *list(backend.target_groups), *listeners]
+    for arn in [arn for arn in everything if backend._sees(arn)]:
         tags = backend.tagging_service.get_tag_dict_for_resource(arn)
         if all(tags.get(wish["Key"]) in wish["Values"] for wish in asked.get("TagFilters", ())):
             pairs = [{"Key": key, "Value": value} for key, value in tags.items()]
@@ -664,9 +753,9 @@ class AwsStandin:
         return "all rules of the nodes' security group are removed"
 
     def settle(self) -> None:
-        """Interfaces are gone, nothing is throttled."""
-        self.load_balancing.lingering.clear()
-        self.wire.throttle(0)
+        """Interfaces are gone, load balancers are active, everything is listed, the wire is calm."""
+        self.load_balancing.settled()
+        self.wire.calm()
 
     def public(self) -> frozenset[str]:
         """The names of what the internet reaches."""

@@ -7,24 +7,18 @@ from typing import Any
 import pytest
 
 from lbctl.model import LoadBalancer, Note, Owner, Port, Refusal, Resource
+from lbctl.provider import Call
 from lbctl.testing import driver
-from lbctl.testing.world import World, load_balancer
+from lbctl.testing.world import Trouble, World, load_balancer
 from lbctl_aws import plugin
 from lbctl_aws.testing import AwsStandin
 
 BETA = "service.beta.kubernetes.io/aws-load-balancer-"
-RECORDED: set[tuple[str, str]] = set()
-
 
 class Aws(World):
     """A world with words for what the stories ask of AWS."""
 
     standin: AwsStandin
-
-    def settle(self) -> None:
-        super().settle()
-        for call in self.wire.calls:
-            RECORDED.add((call.service, call.operation))
 
     @property
     def settings(self) -> dict[str, str]:
@@ -83,8 +77,18 @@ def standin() -> Iterator[AwsStandin]:
 
 
 @pytest.fixture
-def aws(standin: AwsStandin) -> Iterator[Aws]:
+def aws(standin: AwsStandin) -> Aws:
     standin.reset()
-    world = Aws(plugin.make, standin)
-    yield world
-    RECORDED.update((call.service, call.operation) for call in world.wire.calls)
+    return Aws(plugin.make, standin)
+
+
+@pytest.fixture
+def recorded(aws: Aws) -> list[Call]:
+    """Every call of the test's world, restarts included."""
+    calls: list[Call] = []
+
+    class Recorder(Trouble):
+        def __call__(self, number: int, call: Call) -> None:
+            calls.append(call)
+    aws.wire.begin(Recorder())
+    return calls
