@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -53,17 +53,24 @@ class Cluster:
         self.stores = stores or empty_stores()
         self._reflectors: tuple[Reflector[Any], ...] = ()
 
-    def watch(self, timeout: float = 60.0) -> None:
-        """Fill the stores and keep them up to date. Raises `Unavailable` if that takes more than `timeout` seconds."""
+    def watch(self, timeout: float = 60.0, wanted: Callable[[], bool] = lambda: True) -> None:
+        """Fill the stores and keep them up to date; give up as soon as that is no longer `wanted`.
+
+        Raises `Unavailable` if it takes more than `timeout` seconds.
+        """
         self._reflectors = reflectors(self.client, self.stores)
         for reflector in self._reflectors:
             reflector.start()
         until = time.monotonic() + timeout
         for reflector in self._reflectors:
-            if not reflector.synced.wait(max(0.0, until - time.monotonic())):
-                self.stop()
-                why = reflector.failing or "no answer"
-                raise Unavailable(f"the Kubernetes API at {self.client.server} could not be read: {why}")
+            while wanted() and not reflector.synced.wait(0.2):
+                if time.monotonic() >= until:
+                    self._give_up(reflector.failing or "no answer")
+
+    def _give_up(self, why: str) -> NoReturn:
+        self.stop()
+        message = f"the Kubernetes API at {self.client.server} could not be read: {why}"
+        raise Unavailable(message, reason="kubernetes-unavailable")
 
     def stop(self) -> None:
         """Stop watching."""
@@ -313,7 +320,7 @@ class Daemon:
     def run(self) -> bool:
         """Watch, wait for the lease, work, and end: controllers first, the lease last."""
         try:
-            self.cluster.watch()
+            self.cluster.watch(wanted=lambda: not self._ended.is_set())
             self._recorder.start()
             if self._await_lease():
                 for desk in self.desks:
@@ -324,7 +331,7 @@ class Daemon:
         return not self._lost
 
     def _await_lease(self) -> bool:
-        if self._elector is None:
+        if self._elector is None or self._ended.is_set():
             return not self._ended.is_set()
         self._elector.start()
         while not self._ended.is_set():

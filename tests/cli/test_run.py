@@ -15,6 +15,7 @@ import pytest
 
 from lbctl.cli import codes
 from lbctl.kube.lease import Elector, Leases
+from lbctl.sandbox.kube.faults import Fault
 
 LEASE = (
     "--leader-elect-lease-duration", "3s", "--leader-elect-renew-deadline", "2s", "--leader-elect-retry-period", "1s",
@@ -76,6 +77,13 @@ def test_it_serves_and_ends_in_good_order(run, world) -> None:
     assert lease is not None
     assert lease.spec.holder_identity == ""
     assert world.address()
+
+
+def test_it_ends_at_once_though_the_cluster_cannot_be_read_yet(run, world) -> None:
+    world.sandbox.kube.faults.inject(Fault(effect="error", verbs=("list", "watch"), resources=("services",), code=503))
+    running = run(*LEASE)
+    until(lambda: any("the sandbox answers 503" in line for line in running.lines))
+    assert running.end() == codes.OK
 
 
 def test_it_logs_one_json_line_per_change_on_stdout(run, world) -> None:
