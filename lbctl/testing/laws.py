@@ -302,10 +302,11 @@ def shared_resources_come_with_the_first_and_go_with_the_last(world: World) -> N
 def lanes_may_run_at_once(world: World) -> None:
     """The real applier calls from several threads, one per owner: nothing is lost or mixed up."""
     nodes = world.standin.nodes(2)
-    lbs = [web(nodes), dns(nodes), api(nodes)]
-    world.converge(lbs)
+    world.converge([web(nodes), dns(nodes), api(nodes)])
     expected = len(world.standin.inventory())
     world.forget()
+    nodes = world.standin.nodes(2)
+    lbs = [web(nodes), dns(nodes), api(nodes)]
     landings: list[Landing] = []
     lanes = Lanes(world.provider.apply, world.provider.kinds, landed=landings.append, workers=4)
     lanes.start(world.plan(lbs))

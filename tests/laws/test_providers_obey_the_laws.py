@@ -35,6 +35,7 @@ def world(standin: tuple[str, Standin]) -> World:
     return World(load("lbctl.providers", name).make, cloud, small=name not in IN_PROCESS)
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("law", LAWS)
 def test_it_obeys(law: str, world: World) -> None:
     LAWS[law](world)
