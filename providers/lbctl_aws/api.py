@@ -21,7 +21,6 @@ from lbctl_aws.settings import Settings, missing
 
 if TYPE_CHECKING:
     from boto3.session import Session
-    from botocore.client import BaseClient
 
 TRIES, SECONDS = 3, 2.0
 """A call that nobody answered is sent at most so often, within so many seconds."""
@@ -93,8 +92,6 @@ class Api:
         self, settings: Settings, on_call: Callable[[Call], None], gate: Gate, sleep: Callable[[float], None] = nap
     ) -> None:
         self._settings, self._on_call, self._gate = settings, on_call, gate
-        self._clients: dict[str, BaseClient] = {}
-        self._making = threading.Lock()
         self._retrying = Retrying(
             retry=retry_if_exception_type(_NoAnswer),
             stop=stop_after_attempt(TRIES) | stop_after_delay(SECONDS),
@@ -127,13 +124,14 @@ class Api:
             marker = following
 
     def _once(
-        self, client: "BaseClient", service: str, operation: str, told: Collection[str], parameters: Mapping[str, Any]
+        self, client: Any, service: str, operation: str, told: Collection[str], parameters: Mapping[str, Any]
     ) -> Answer:
         from botocore import xform_name
         from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
         from botocore.parsers import ResponseParserError
 
         with self._gate.passing(category(service, operation)):
+            _line.on_call = self._on_call
             try:
                 answer: Answer = getattr(client, xform_name(operation))(**parameters)
             except ClientError as error:
@@ -151,49 +149,58 @@ class Api:
                 raise _local(error, operation) from error
             return answer
 
-    def _client(self, service: str) -> "BaseClient":
-        with self._making:
-            if service not in self._clients:
-                self._clients[service] = self._make_client(service)
-            return self._clients[service]
-
-    def _make_client(self, service: str) -> "BaseClient":
-        from botocore.config import Config
-
+    def _client(self, service: str) -> Any:
         region = self._settings.region or _region_of_this_machine()
         if not region:
             raise missing("region")
-        config = Config(
-            connect_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS, max_pool_connections=32,
-            retries={"mode": "standard", "total_max_attempts": 1}, user_agent_extra="lbctl",
-        )
-        endpoint = {"endpoint_url": self._settings.endpoint_url} if self._settings.endpoint_url else {}
-        client = _session().client(  # type: ignore[call-overload]
-            service, region_name=region, config=config, **endpoint, **_credentials(self._settings.endpoint_url)
-        )
-        self._watch(client, service)
-        made: BaseClient = client
-        return made
+        with _making:
+            return _made_client(service, region, self._settings.endpoint_url)
 
-    def _watch(self, client: Any, service: str) -> None:
-        """Feed `on_call` from botocore's own events: `before-send` fires for what is sent, and for nothing else."""
-        sent = threading.local()
 
-        def before(event_name: str, **_: Any) -> None:
-            sent.at = None
-            self._on_call(Call(service, event_name.rpartition(".")[2]))
-            sent.at = time.monotonic()
+class _Line(threading.local):
+    """Who is told of this thread's calls, and when its last one was sent."""
 
-        def after(event_name: str, parsed_response: Any = None, exception: Any = None, **_: Any) -> None:
-            if sent.at is None:
-                return
-            error = (parsed_response or {}).get("Error", {})
-            code = type(exception).__name__ if exception else str(error.get("Code", "")) or "ok"
-            self._on_call(Call(service, event_name.rpartition(".")[2], code, time.monotonic() - sent.at))
+    on_call: Callable[[Call], None] | None = None
+    sent_at: float | None = None
 
-        name = client.meta.service_model.service_id.hyphenize()
-        client.meta.events.register(f"before-send.{name}", before)
-        client.meta.events.register(f"response-received.{name}", after)
+
+_line = _Line()
+_making = threading.Lock()
+
+
+@cache
+def _made_client(service: str, region: str, endpoint: str) -> Any:
+    """One client per process: making one reads megabytes of service description."""
+    from botocore.config import Config
+
+    config = Config(
+        connect_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS, max_pool_connections=32,
+        retries={"mode": "standard", "total_max_attempts": 1}, user_agent_extra="lbctl",
+    )
+    where = {"endpoint_url": endpoint} if endpoint else {}
+    client = _session().client(service, region_name=region, config=config, **where, **_credentials(endpoint))  # type: ignore[call-overload]
+    name = client.meta.service_model.service_id.hyphenize()
+    client.meta.events.register(f"before-send.{name}", lambda event_name, **_: _before(service, event_name))
+    client.meta.events.register(f"response-received.{name}", lambda event_name, **more: _after(service, event_name, more))
+    return client
+
+
+def _before(service: str, event_name: str) -> None:
+    """botocore's `before-send`: fires for what is sent, and for nothing else."""
+    _line.sent_at = None
+    if _line.on_call is not None:
+        _line.on_call(Call(service, event_name.rpartition(".")[2]))
+    _line.sent_at = time.monotonic()
+
+
+def _after(service: str, event_name: str, more: Mapping[str, Any]) -> None:
+    """botocore's `response-received`: an answer, or what came instead of one."""
+    if _line.sent_at is None or _line.on_call is None:
+        return
+    error = (more.get("parsed_response") or {}).get("Error", {})
+    exception = more.get("exception")
+    code = type(exception).__name__ if exception else str(error.get("Code", "")) or "ok"
+    _line.on_call(Call(service, event_name.rpartition(".")[2], code, time.monotonic() - _line.sent_at))
 
 
 def require_sdk() -> None:

@@ -608,6 +608,7 @@ class AwsStandin:
         self.wire: Wire
         self.vpc = ""
         self.subnets: dict[str, str] = {}
+        self._instances: list[str] = []
 
     def start(self) -> None:
         """Listen, and lay the network."""
@@ -648,7 +649,10 @@ class AwsStandin:
         return found
 
     def reset(self) -> None:
-        """Forget load balancers, groups, addresses and nodes; keep VPC, subnets and the nodes' security group."""
+        """Forget load balancers, groups and addresses; keep VPC, subnets and the nodes' security group.
+
+        Instances run on, as they would: whoever asks for nodes is told of the same ones again.
+        """
         elb, network = self.load_balancing, self.network
         elb.load_balancers.clear()
         elb.target_groups.clear()
@@ -658,12 +662,11 @@ class AwsStandin:
                 group.ingress_rules.clear()
             elif group.name != "default":
                 network.groups[self.vpc].pop(group.id, None)
-        for reservation in network.reservations.values():
-            for instance in reservation.instances:
-                instance.terminate()
-        network.reservations.clear()
+        for instance in network.all_instances():
+            if instance.state == "stopped":
+                instance.start()
+        self._instances = [instance.id for instance in network.all_instances() if instance.state == "running"]
         network.addresses.clear()
-        self._instances: list[str] = []
         self.settle()
 
     def nodes(self, count: int) -> Sequence[Node]:
@@ -774,7 +777,6 @@ class AwsStandin:
 
     def _lay_network(self) -> None:
         ec2 = self.client("ec2")
-        self._instances = []
         self.vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16", AmazonProvidedIpv6CidrBlock=True)["Vpc"]["VpcId"]
         gateway = ec2.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
         ec2.attach_internet_gateway(InternetGatewayId=gateway, VpcId=self.vpc)
