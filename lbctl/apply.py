@@ -203,7 +203,7 @@ class Lanes:
             if isinstance(answer, Exception):
                 self._land(lane, answer)
                 return False
-            self._stepped(self._note(lane, answer))
+            self._tell(self._stepped, self._note(lane, answer))
         return True
 
     def _note(self, lane: _Lane, answer: Resource | None) -> Change:
@@ -234,11 +234,18 @@ class Lanes:
         self._wake(woken)
         self._close_complete()
         try:
-            self._landed(_result(lane, error))
+            self._tell(self._landed, _result(lane, error))
         finally:
             with self._lock:
                 self._unheard -= 1
                 self._lock.notify_all()
+
+    def _tell(self, listener: Callable[[Any], None], what: Change | Result) -> None:
+        """A listener's fault is logged and ends nothing: whoever is in flight still has to land."""
+        try:
+            listener(what)
+        except Exception:
+            log.exception("a listener of the lanes raised")
 
     def _wake(self, lanes: Sequence[_Lane]) -> None:
         for lane in lanes:

@@ -61,6 +61,9 @@ class Timing(msgspec.Struct, frozen=True):
 
 USUAL = Timing()
 
+HASTY = 1.0
+"""Seconds below which a wait is a short one."""
+
 
 class Work(msgspec.Struct, frozen=True):
     """One pass: whom it is about (None: everybody), and whether the other side is read.
@@ -98,6 +101,7 @@ class Controller:
         self._unclear: set[Owner] = set()
         self._later: dict[Owner, float] = {}
         self._attempts: dict[Owner, int] = {}
+        self._hasty: dict[Owner, int] = {}
         self._untold: dict[Owner, Failure] = {}
         self._telling: set[Owner] = set()
         self._audited: set[Owner] = set()
@@ -212,11 +216,11 @@ class Controller:
 
     def _pass(self, work: Work) -> None:
         """One walk along the path. Whatever goes wrong before a lane starts ends the pass, never the loop."""
-        self._look_again_after(self._tell_failures(), work)
-        if work.owners is not None and not work.owners:
-            return
         started = self._clock()
         try:
+            self._look_again_after(self._tell_failures(), work)
+            if work.owners is not None and not work.owners:
+                return
             went = self._refresh(work.owners)
             plan = self.reconciler.plan(work.owners, fresh=work.fresh)
         except Exception as error:  # noqa: BLE001
@@ -345,12 +349,13 @@ class Controller:
         owner = result.owner
         if result.outcome == "done":
             self._attempts.pop(owner, None)
+            self._hasty.pop(owner, None)
             self._untold.pop(owner, None)
             if owner == SHARED and any(step.action == "delete" for step in result.applied):
                 self._dirty.add(SHARED)
             return
         if result.outcome == "retry":
-            self._wake_at(owner, result.after)
+            self._wake_at(owner, self._patience(owner, result.after))
         else:
             self._attempts[owner] = self._attempts.get(owner, 0) + 1
             self._wake_at(owner, self._delay(self._attempts[owner]))
@@ -358,6 +363,13 @@ class Controller:
             self._unclear.add(owner)
         if worth_telling(result, self.reconciler.wanted.by_owner.get(owner)):
             self._untold[owner] = failure(result)
+
+    def _patience(self, owner: Owner, seconds: float) -> float:
+        """A short wait that comes again and again grows: a lasting 409 is not asked about five times a second."""
+        if seconds >= HASTY:
+            return seconds
+        tries = self._hasty[owner] = min(self._hasty.get(owner, 0) + 1, 20)
+        return min(seconds * 2.0 ** max(tries - 3, 0), self._timing.backoff)
 
     def _wake_at(self, owner: Owner, seconds: float) -> None:
         """Look at the owner in so many seconds, or earlier if that was planned already."""

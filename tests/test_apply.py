@@ -293,3 +293,13 @@ def _until(true: Callable[[], bool]) -> bool:
             return True
         threading.Event().wait(0.01)
     return False
+
+
+def test_a_listener_that_raises_strands_nobody(cloud: Cloud, caplog: pytest.LogCaptureFixture) -> None:
+    def landed(_result: Result) -> None:
+        raise RuntimeError("a listener's bug")
+    lanes = Lanes(cloud.carry, KINDS, landed=landed, stepped=landed)
+    lanes.start(Plan((create("balancer", "b", WEB),)))
+    assert lanes.wait(20)
+    assert lanes.busy() == frozenset()
+    assert "a listener of the lanes raised" in caplog.text

@@ -302,3 +302,11 @@ def test_after_a_failed_audit_an_unclear_answer_is_still_unclear(house: House) -
     assert work.audit
     controller._interrupted(work, Unavailable("the cloud is away"))
     assert WEB in controller._unclear
+
+
+def test_a_short_wait_that_comes_again_and_again_grows(house: House) -> None:
+    controller = Controller(house.controller.reconciler, house)
+    waits = [controller._patience(Owner("default/web"), 0.2) for _ in range(10)]
+    assert waits[:3] == [0.2, 0.2, 0.2]
+    assert waits[-1] == 5.0
+    assert controller._patience(Owner("default/web"), 42.0) == 42.0

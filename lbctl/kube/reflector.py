@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=Object)
 
+LONGEST_WAIT = 300.0
+"""Seconds that a server may ask to be left alone for; more is taken as so many."""
+
 SILENCE = 70.0
 """Seconds without a byte after which a watch is dead."""
 
@@ -266,9 +269,11 @@ class Reflector(Generic[T]):
     def _heard(self, line: bytes, filling: "_Filling[T] | None") -> "_Filling[T] | None":
         """Take one line of a watch in. The collection of initial events, until they are complete."""
         try:
-            event = self._events.decode(line)
+            return self._take(self._events.decode(line), filling)
         except msgspec.DecodeError as why:
             raise LbctlError(f"the watch sent what is no event: {why}", reason="bad-watch-event") from why
+
+    def _take(self, event: WatchEvent, filling: "_Filling[T] | None") -> "_Filling[T] | None":
         if event.type == "ERROR":
             raise _told(event.object)
         if event.type == "BOOKMARK":
@@ -330,7 +335,7 @@ class Reflector(Generic[T]):
 
     def _wait(self, why: LbctlError) -> None:
         asked = why.retry_after if isinstance(why, ApiError) and why.retry_after else 0.0
-        self._stop.wait(max(self._backoff.seconds(), asked))
+        self._stop.wait(max(self._backoff.seconds(), min(asked, LONGEST_WAIT)))
 
 
 class _Filling(Generic[T]):
