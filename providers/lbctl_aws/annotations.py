@@ -166,7 +166,7 @@ def _read(key: str, value: str, found: dict[str, Any]) -> None:
         if value.strip().lower() in ("false", "off", ""):
             return
         way = UNSUPPORTED.get(base, "remove it: traffic goes to the Service's own nodePorts")
-        raise Refused(f"annotation {key}={_short(value)} is not served by lbctl: {way}", reason="unsupported-annotation")
+        raise _refused(key, value, f"lbctl does not serve this: {way}", "unsupported-annotation")
     elif dot and base in _DOTTED:
         _DOTTED[base](key, rest, value, found)
     elif suffix in _TABLE:
@@ -400,7 +400,7 @@ _TABLE: Mapping[str, tuple[str | None, Callable[[str], Any]]] = {
     "attributes":                             ("attributes", _attributes(LOAD_BALANCER_ATTRIBUTES)),
     "backend-protocol":                       ("backend_protocol", _backend),
     "cross-zone-load-balancing-enabled":      ("attributes", _flag("load_balancing.cross_zone.enabled")),
-    "eip-allocations":                        ("allocations", _list_of(r"eipalloc-[0-9a-f]+", "like eipalloc-0a1b2c3d")),
+    "eip-allocations":                        ("allocations", _list_of(r"eipalloc-[0-9a-f]+", "like eipalloc-0a1b")),
     "enable-tcp-udp-listener":                (None, _boolean),
     "healthcheck-healthy-threshold":          ("health.healthy", _number(2, 10)),
     "healthcheck-interval":                   ("health.interval", _number(5, 300)),

@@ -180,8 +180,9 @@ def _made_client(service: str, region: str, endpoint: str) -> Any:
     where = {"endpoint_url": endpoint} if endpoint else {}
     client = _session().client(service, region_name=region, config=config, **where, **_credentials(endpoint))  # type: ignore[call-overload]
     name = client.meta.service_model.service_id.hyphenize()
-    client.meta.events.register(f"before-send.{name}", lambda event_name, **_: _before(service, event_name))
-    client.meta.events.register(f"response-received.{name}", lambda event_name, **more: _after(service, event_name, more))
+    events = client.meta.events
+    events.register(f"before-send.{name}", lambda event_name, **_: _before(service, event_name))
+    events.register(f"response-received.{name}", lambda event_name, **more: _after(service, event_name, more))
     return client
 
 
@@ -240,7 +241,7 @@ def _translated(service: str, operation: str, code: str, text: str) -> LbctlErro
         return CredentialsError(f"AWS does not accept the credentials ({code}): renew them")
     if code in PERMISSION:
         action = f"{IAM_PREFIX[service]}:{operation}"
-        message = f"AWS does not permit {action}: allow it in the role's policy (`lbctl policy aws` prints what is needed)"
+        message = f"AWS does not permit {action}: allow it in the role's policy (`lbctl policy aws` prints one)"
         if operation.startswith(("Describe", "Get")):
             return CredentialsError(message, reason="permission")
         return Refused(message, reason="permission")

@@ -222,10 +222,11 @@ class Carrier:
     def _delete_targets(self, change: Change) -> None:
         arn = _before(change).outputs["arn"]
         try:
-            self._api.call("elbv2", "DeleteTargetGroup", told={"TargetGroupNotFound", "ResourceInUse"}, TargetGroupArn=arn)
+            self._api.call("elbv2", "DeleteTargetGroup", told={"TargetGroupNotFound", "ResourceInUse"},
+                           TargetGroupArn=arn)
         except Told as answer:
             if answer.code == "ResourceInUse":
-                raise Retry(5.0, f"target group {change.name} is still in use by a listener", reason="in-use") from answer
+                raise Retry(5.0, f"target group {change.name} is still behind a listener", reason="in-use") from answer
         self._memory.forget(arn)
 
     # -- load balancers ---------------------------------------------------------------------------------------------
@@ -268,7 +269,8 @@ class Carrier:
         old, new = have.fields["subnets"], want.fields["subnets"]
         staying = {subnet: text for subnet, text in new.items() if old.get(subnet) == text}
         zones = self._look.zones()
-        crowded = {zones.get(subnet) for subnet in new.keys() - staying.keys()} & {zones.get(s) for s in old.keys() - staying.keys()}
+        coming, going = ({zones.get(subnet) for subnet in some.keys() - staying.keys()} for some in (new, old))
+        crowded = coming & going
         if crowded and not staying:
             raise Refused(
                 f"AWS cannot exchange every subnet of {want.name} at once: first name one of "
@@ -300,8 +302,9 @@ class Carrier:
         except Told as answer:
             if answer.code == "OperationNotPermitted":
                 raise Refused(
-                    f"load balancer {change.name} has deletion protection: take deletion_protection.enabled=true out of "
-                    f"the annotation aws-load-balancer-attributes, or switch it off in AWS", reason="deletion-protection",
+                    f"load balancer {change.name} has deletion protection: take deletion_protection.enabled=true out "
+                    f"of the annotation aws-load-balancer-attributes, or switch it off in AWS",
+                    reason="deletion-protection",
                 ) from answer
             if answer.code == "ResourceInUse":
                 raise Refused(f"load balancer {change.name} is used by another AWS service (an endpoint service?): "
@@ -334,8 +337,9 @@ class Carrier:
         for said in self._api.pages("elbv2", "DescribeListeners", "Listeners", LoadBalancerArn=fields["load_balancer"]):
             if said["Port"] == fields["port"]:
                 self._add_tags(want, said["ListenerArn"], fields["tags"])
-                return self._existing(want, "ModifyListener", ListenerArn=said["ListenerArn"],
-                                      **_speaks(fields))["Listeners"][0]
+                modified = self._existing(want, "ModifyListener", ListenerArn=said["ListenerArn"], **_speaks(fields))
+                taken: Answer = modified["Listeners"][0]
+                return taken
         raise _changed(want)
 
     def _update_listener(self, change: Change) -> Resource:
@@ -421,8 +425,8 @@ class Carrier:
 
     def _check_ours(self, want: Resource, tags: Mapping[str, str]) -> None:
         if self._mark.why_not(tags):
-            raise NotOurs(f"the {want.kind} {want.name} exists already and does not carry our mark: choose another name, "
-                          f"or delete it")
+            raise NotOurs(f"the {want.kind} {want.name} exists already and does not carry our mark: choose another "
+                          f"name, or delete it")
 
 
 # -- small translations ---------------------------------------------------------------------------------------------
@@ -476,7 +480,8 @@ def _mappings(subnets: Mapping[str, str], scheme: str) -> list[dict[str, str]]:
 
 
 def _health(check: Fields) -> dict[str, Any]:
-    web = {"HealthCheckPath": check["path"], "Matcher": {"HttpCode": check["codes"]}} if check["protocol"] != "TCP" else {}
+    path = {"HealthCheckPath": check["path"], "Matcher": {"HttpCode": check["codes"]}}
+    web = path if check["protocol"] != "TCP" else {}
     return {
         "HealthCheckProtocol": check["protocol"],
         "HealthCheckPort": check["port"],

@@ -66,7 +66,7 @@ def _check_names(resources: Iterable[Resource], facts: Facts) -> None:
     for resource in resources:
         if resource.key in facts.foreign:
             reason, command = facts.foreign[resource.key]
-            way = _WAY_OUT[reason].format(command=command)
+            way = _WAY_OUT[reason].format(command=command.replace("OWNER", resource.owner))
             raise Refused(f"the {resource.kind} {resource.name} exists already: {way}", reason=reason)
 
 

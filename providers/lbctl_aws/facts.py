@@ -1,4 +1,4 @@
-"""What desired must know of the network and the nodes' instances: read by `look.py`, judged by `resources.py`.  PURE."""
+"""What desired must know of the network and the nodes' instances: `look.py` reads it.  PURE."""
 
 from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network
@@ -54,7 +54,8 @@ class Facts(msgspec.Struct, frozen=True):
 
     instances   by id; None for an id that EC2 does not know
     addresses   Elastic IPs, by allocation id and by address
-    foreign     names that somebody else holds → why they are not ours: "not-ours", "ownership-lost", "other-installation"
+    foreign     names that somebody else holds → why they are not ours ("not-ours", "ownership-lost",
+                "other-installation"), and the command that would give them to us, with OWNER for whom
     holders     who holds a fixed name or an Elastic IP, among everybody's load balancers
     copied      this looks like a copy of the cluster that these load balancers belong to
     """

@@ -133,7 +133,9 @@ class Look:
                     if arn not in tags and ("foreign", arn) not in self.memory.known]
         return {**tags, **self._described_tags(unlisted)}
 
-    def _tags_one_by_one(self, balancers: Mapping[str, Answer], groups: Mapping[str, Answer]) -> dict[str, dict[str, str]]:
+    def _tags_one_by_one(
+        self, balancers: Mapping[str, Answer], groups: Mapping[str, Answer]
+    ) -> dict[str, dict[str, str]]:
         """Without permission for the tag index: the tags of everything, then the listeners of what is ours."""
         tags = self._described_tags([*balancers, *groups])
         listeners: list[str] = []
@@ -304,15 +306,14 @@ class Look:
         reason = self._mark.why_not(tags)
         if kind == "backend-group" and name != backend_group_name(self._mark):
             return
-        self._foreign[kind, name] = (reason, self._command(kind, thing))
+        self._foreign[kind, name] = (reason, self._command(thing))
 
-    def _command(self, kind: str, thing: str) -> str:
-        """How an administrator gives the mark back."""
-        if kind.endswith("-group") and thing.startswith("sg-"):
-            return (f"aws ec2 create-tags --resources {thing} --tags Key=lbctl.io/cluster,Value={self._mark.cluster_id} "
-                    f"Key=lbctl.io/owner,Value=NAMESPACE/SERVICE")
-        return (f"aws elbv2 add-tags --resource-arns {thing} --tags Key=lbctl.io/cluster,Value={self._mark.cluster_id} "
-                f"Key=lbctl.io/owner,Value=NAMESPACE/SERVICE")
+    def _command(self, thing: str) -> str:
+        """How an administrator gives the mark back; OWNER stands for whom."""
+        tags = " ".join(f"Key={key},Value={value}" for key, value in self._mark.tags(Owner("OWNER")).items())
+        if thing.startswith("sg-"):
+            return f"aws ec2 create-tags --resources {thing} --tags {tags}"
+        return f"aws elbv2 add-tags --resource-arns {thing} --tags {tags}"
 
     def _judge(self, resources: Iterable[Resource]) -> None:
         """Once: are these load balancers ours, or did somebody copy the cluster that they belong to?"""
@@ -355,8 +356,8 @@ class Look:
                 unknown.update((i, None) for node in lb.nodes if (i := instance_id(node)) not in self._instances and i)
         for part in _parts(list(unknown), INSTANCES_AT_ONCE):
             filters = [{"Name": "instance-id", "Values": part}]
-            found = {i.id: i for reservation in self._api.pages("ec2", "DescribeInstances", "Reservations", Filters=filters)
-                     for i in map(_instance, reservation["Instances"])}
+            reservations = self._api.pages("ec2", "DescribeInstances", "Reservations", Filters=filters)
+            found = {i.id: i for reservation in reservations for i in map(_instance, reservation["Instances"])}
             self._instances |= {name: found.get(name) for name in part}
         if not self.vpc:
             self._find_vpc(bool(load_balancers))

@@ -34,7 +34,8 @@ def load_balancer(said: Json, tags: Mapping[str, str], attributes: Mapping[str, 
         "uid": tags.get(UID, ""),
     }
     name = said["LoadBalancerName"]
-    return Resource("load-balancer", name, Owner(tags[OWNER]), fields, balancer_outputs(said), holds(name, fields["subnets"]))
+    static = holds(name, fields["subnets"])
+    return Resource("load-balancer", name, Owner(tags[OWNER]), fields, balancer_outputs(said), static)
 
 
 def balancer_outputs(said: Json) -> dict[str, Any]:

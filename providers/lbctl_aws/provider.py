@@ -14,7 +14,7 @@ import msgspec
 
 from lbctl.errors import LbctlError, Refused, SettingsError
 from lbctl.model import SHARED, LoadBalancer, Owner, Ref, Resource
-from lbctl.plan import Change
+from lbctl.plan import Change, Kind
 from lbctl.provider import Desired, Harness, Known, Observation, Scope
 from lbctl_aws import resources
 from lbctl_aws.api import Api
@@ -31,7 +31,7 @@ class AwsProvider:
     """Network Load Balancers with the nodes' instances behind them."""
 
     name = "aws"
-    kinds = KINDS
+    kinds: tuple[Kind, ...] = KINDS
     claims = True
 
     def __init__(self, harness: Harness, api: Api) -> None:

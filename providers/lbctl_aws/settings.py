@@ -30,7 +30,7 @@ SETTINGS = (
     Setting("tags", "tags for everything that lbctl makes: key=value,key=value"),
     Setting("audit-budget", "calls that one audit may spend on what AWS tells one at a time (targets, attributes)",
             default="300"),
-    Setting("endpoint-url", "another address for the AWS API: a VPC endpoint, or a stand-in", env=("AWS_ENDPOINT_URL",)),
+    Setting("endpoint-url", "another address for the AWS API: a VPC endpoint, a stand-in", env=("AWS_ENDPOINT_URL",)),
 )
 
 
@@ -92,7 +92,8 @@ def _region_of(node: Node) -> str:
 
 def _ways(setting: Setting) -> str:
     variables = " or ".join((f"LBCTL_AWS_{setting.name.upper().replace('-', '_')}", *setting.env))
-    return f"give --aws-{setting.name}, the environment variable {variables}, or aws.{setting.name} in the configuration"
+    name = setting.name
+    return f"give --aws-{name}, the environment variable {variables}, or aws.{name} in the configuration"
 
 
 def _wrong(name: str, value: str, wanted: str) -> SettingsError:

@@ -41,8 +41,8 @@ def discovered(facts: Facts, scheme: Scheme, cluster_name: str, *, dualstack: bo
     if not best:
         also = " and an IPv6 range (ip-address-type: dualstack)" if dualstack else ""
         raise Refused(
-            f"no subnet of {facts.vpc or 'the VPC'} fits an {scheme} load balancer: it needs {LEAST_FREE} free addresses"
-            f"{also}; tag one per zone with {ROLES[scheme]}=1, or name them in aws-load-balancer-subnets",
+            f"no subnet of {facts.vpc or 'the VPC'} fits an {scheme} load balancer: it needs {LEAST_FREE} free "
+            f"addresses{also}; tag one per zone with {ROLES[scheme]}=1, or name them in aws-load-balancer-subnets",
             reason="no-subnets",
         )
     return tuple(best.values())
@@ -78,7 +78,8 @@ def with_allocations(chosen: Sequence[Subnet], allocations: Sequence[str], *, fe
     if len(allocations) > len(chosen) or (len(allocations) < len(chosen) and not fewer):
         raise Refused(
             f"{len(allocations)} Elastic IPs (eip-allocations) do not fit {len(chosen)} subnets "
-            f"({', '.join(s.id for s in chosen)}): give one per subnet, or name the subnets in aws-load-balancer-subnets", reason="eip-count",
+            f"({', '.join(s.id for s in chosen)}): give one per subnet, or name the subnets in "
+            f"aws-load-balancer-subnets", reason="eip-count",
         )
     return {subnet.id: allocation for subnet, allocation in zip(chosen, allocations, strict=False)}
 

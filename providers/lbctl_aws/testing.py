@@ -1,10 +1,11 @@
 """AWS that fits on loopback: moto over real HTTP, made as strict as AWS where moto is not.
 
-`standin` is the entry point. boto3 speaks to it as it would to AWS; what AWS refuses and moto takes is refused here, with
-AWS's own error codes (Elastic Load Balancing and EC2 API references): names used twice, security groups in use, deletion
-protection, listeners that do not fit their target groups, targets that are no running instances of the VPC, Elastic IPs
-held by somebody else. What moto forgets is remembered: static addresses, listeners in the tag index, changed protocols.
-Throttling, lingering interfaces and the token buckets of the load-balancing API can be switched on.
+`standin` is the entry point. boto3 speaks to it as it would to AWS; what AWS refuses and moto takes is refused here,
+with AWS's own error codes (Elastic Load Balancing and EC2 API references): names used twice, security groups in use,
+deletion protection, listeners that do not fit their target groups, targets that are no running instances of the VPC,
+static addresses held by somebody else. What moto forgets is remembered: static addresses, listeners in the tag index,
+changed protocols, a target's port. Throttling, AWS's token buckets, lost answers, delays, lingering interfaces, slow
+provisioning and listings that lag behind can be switched on.
 """
 
 import json
@@ -54,7 +55,7 @@ BUCKETS: Mapping[str, tuple[float, float]] = {
     "elbv2 describing": (40, 10), "elbv2 registration": (20, 4), "elbv2 mutating": (10, 3),
     "elbv2 resource-intensive": (10, 0.2),
 }
-"""Category → (size, refill per second). Only the first is documented by AWS; the others are what its clients observe."""
+"""Category → (size, refill per second). AWS documents only the first; the others are what its clients observe."""
 
 _REGIONS = cycle(("eu-central-1", "us-east-1", "eu-west-1", "us-west-2", "eu-north-1", "ap-south-1", "us-east-2"))
 """Regions are apart in moto, too: stand-ins of one process that are up at the same time share nothing."""
@@ -62,7 +63,8 @@ _REGIONS = cycle(("eu-central-1", "us-east-1", "eu-west-1", "us-west-2", "eu-nor
 
 def _no(code: str, message: str) -> Exception:
     """The load-balancing API's no, as moto sends it (by the module that the exception's class is from)."""
-    return ELBClientError(code, message)
+    error: Exception = ELBClientError(code, message)
+    return error
 
 
 # -- load balancing, strictly ----------------------------------------------------------------------------------------
@@ -151,10 +153,13 @@ class StrictLoadBalancing(ELBv2Backend):
         self.tagging_service.delete_all_tags_for_resource(old)
         self.tagging_service.tag_resource(made.arn, tags)
 
-    def _same(self, there: FakeLoadBalancer, groups: list[str], mappings: list[dict[str, str]], more: Any) -> FakeLoadBalancer:
+    def _same(
+        self, there: FakeLoadBalancer, groups: list[str], mappings: list[dict[str, str]], more: Any
+    ) -> FakeLoadBalancer:
         """The same again is the same load balancer; anything else of that name is refused."""
         same = (
-            sorted(there.security_groups) == sorted(groups) and there.scheme == (more.get("scheme") or "internet-facing")
+            sorted(there.security_groups) == sorted(groups)
+            and there.scheme == (more.get("scheme") or "internet-facing")
             and {subnet.id for subnet in there.subnets} == {mapping["SubnetId"] for mapping in mappings}
             and self._has_tags(there.arn, more.get("tags"))
         )
@@ -194,7 +199,8 @@ class StrictLoadBalancing(ELBv2Backend):
 
     def _check_private(self, mapping: Mapping[str, str], mine: str) -> None:
         address, subnet = mapping.get("PrivateIPv4Address"), self.ec2_backend.get_subnet(mapping["SubnetId"])
-        taken = {a.get("PrivateIPv4Address") for arn, held in self.addresses.items() if arn != mine for a in held.values()}
+        others = (held for arn, held in self.addresses.items() if arn != mine)
+        taken = {address.get("PrivateIPv4Address") for held in others for address in held.values()}
         if address and (address in taken or ip_address(address) not in ip_network(subnet.cidr_block)):
             raise _no("InvalidConfigurationRequest", f"Private address '{address}' is not free in {subnet.id}")
 
@@ -226,7 +232,7 @@ class StrictLoadBalancing(ELBv2Backend):
     def delete_load_balancer(self, arn: str) -> None:
         balancer = self.load_balancers.get(arn)
         if balancer is not None and balancer.attrs.get("deletion_protection.enabled") == "true":
-            raise _no("OperationNotPermitted", f"Load balancer '{arn}' cannot be deleted because deletion protection is on")
+            raise _no("OperationNotPermitted", f"Load balancer '{arn}' has deletion protection")
         if balancer is not None:
             self.lingering |= dict.fromkeys(balancer.security_groups, self.linger)
         self.addresses.pop(arn, None)
@@ -235,10 +241,12 @@ class StrictLoadBalancing(ELBv2Backend):
     def set_security_groups(self, arn: str, sec_groups: list[str]) -> None:
         balancer = self.load_balancers.get(arn)
         if balancer is not None and bool(balancer.security_groups) != bool(sec_groups):
-            raise _no("InvalidConfigurationRequest", "Security groups cannot be added to or all be taken from this load balancer")
+            raise _no("InvalidConfigurationRequest", "Security groups come with a load balancer or never")
         super().set_security_groups(arn, sec_groups)
 
-    def set_subnets(self, arn: str, subnets: list[str], subnet_mappings: list[dict[str, Any]]) -> list[AvailabilityZone]:
+    def set_subnets(
+        self, arn: str, subnets: list[str], subnet_mappings: list[dict[str, Any]]
+    ) -> list[AvailabilityZone]:
         balancer = self.load_balancers.get(arn)
         if balancer is None:
             raise _no("LoadBalancerNotFound", f"Load balancer '{arn}' not found")
@@ -274,13 +282,16 @@ class StrictLoadBalancing(ELBv2Backend):
         self.unseen[made.arn] = self.lag
         return made
 
-    def describe_target_groups(self, load_balancer_arn: Any, target_group_arns: Any, names: Any) -> list[FakeTargetGroup]:
+    def describe_target_groups(
+        self, load_balancer_arn: Any, target_group_arns: Any, names: Any
+    ) -> list[FakeTargetGroup]:
         found = super().describe_target_groups(load_balancer_arn, target_group_arns, names)
         asked = load_balancer_arn or target_group_arns or names
         return list(found) if asked else [group for group in found if self._sees(group.arn)]
 
     def _is_same(self, group: FakeTargetGroup, asked: Mapping[str, Any]) -> bool:
-        same = (group.protocol, str(group.port), group.vpc_id) == (asked["protocol"], str(asked["port"]), asked["vpc_id"])
+        have, want = (group.protocol, group.port, group.vpc_id), (asked["protocol"], asked["port"], asked["vpc_id"])
+        same = [str(part) for part in have] == [str(part) for part in want]
         return same and self._has_tags(group.arn, asked.get("tags"))
 
     def modify_target_group(self, arn: str, *more: Any, **named: Any) -> FakeTargetGroup:
@@ -325,12 +336,14 @@ class StrictLoadBalancing(ELBv2Backend):
         for target in instances if group is not None else ():
             instance = self.ec2_backend.get_instance_by_id(target["Id"])
             if instance is None or instance.state != "running" or instance.vpc_id != group.vpc_id:
-                raise _no("InvalidTarget", f"The following targets are not in a running state and in the VPC: {target['Id']}")
+                raise _no("InvalidTarget", f"These targets are not running in the VPC: {target['Id']}")
         super().register_targets(target_group_arn, instances)
 
     # listeners
 
-    def create_listener(self, load_balancer_arn: str, protocol: str, port: str, *more: Any, **named: Any) -> FakeListener:
+    def create_listener(
+        self, load_balancer_arn: str, protocol: str, port: str, *more: Any, **named: Any
+    ) -> FakeListener:
         balancer = self.load_balancers.get(load_balancer_arn)
         if balancer is not None and any(str(there.port) == str(port) for there in balancer.listeners.values()):
             raise _no("DuplicateListener", f"A listener already exists on port {port} for this load balancer")
@@ -348,9 +361,9 @@ class StrictLoadBalancing(ELBv2Backend):
             if group is None:
                 raise _no("TargetGroupNotFound", f"Target group '{arn}' not found")
             if group.protocol not in LISTENS.get(protocol, ()):
-                raise _no("IncompatibleProtocols", f"A {protocol} listener cannot forward to a {group.protocol} target group")
+                raise _no("IncompatibleProtocols", f"{protocol} listeners do not forward to {group.protocol} groups")
             if any(arn in _groups_of(other) for other in self.load_balancers.values() if other.arn != balancer):
-                raise _no("TargetGroupAssociationLimit", f"Target group '{arn}' is associated with another load balancer")
+                raise _no("TargetGroupAssociationLimit", f"Target group '{arn}' is behind another load balancer")
         if protocol == "TLS" and not certificate:
             raise _no("CertificateNotFound", "A TLS listener needs a certificate")
         if protocol == "TLS" and certificate and not self._certificate_exists(certificate):
@@ -392,7 +405,8 @@ class StrictLoadBalancing(ELBv2Backend):
 
 
 _GROUP_DEFAULTS: Mapping[str, Mapping[str, str]] = {
-    protocol: {**group_defaults(protocol), "stickiness.type": "source_ip"} for protocol in ("TCP", "UDP", "TCP_UDP", "TLS")
+    protocol: {**group_defaults(protocol), "stickiness.type": "source_ip"}
+    for protocol in ("TCP", "UDP", "TCP_UDP", "TLS")
 }
 """The attributes of a target group of each protocol, as AWS would say them."""
 
@@ -466,6 +480,7 @@ class Wire:
         self._app, self._clock = app, clock
         self._lock = threading.Lock()
         self._hold_back = threading.Event()
+        self._dropped: list[str] = []
         self.calm()
         self._levels: dict[str, tuple[float, float]] = {}
         self.buckets: Mapping[str, tuple[float, float]] = {}
@@ -483,11 +498,12 @@ class Wire:
 
     def drop(self, *operations: str) -> None:
         """Carry the next call of each of these operations out, and lose the answer."""
-        self._dropped = [*self._dropped, *operations]
+        self._dropped.extend(operations)
 
     def calm(self) -> None:
         """No more throttling, delays or lost answers."""
-        self._throttled_until, self._delay, self._dropped = float("-inf"), 0.0, []
+        self._throttled_until, self._delay = float("-inf"), 0.0
+        self._dropped.clear()
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
@@ -495,7 +511,8 @@ class Wire:
         region, service = _scope(environ.get("HTTP_AUTHORIZATION", ""))
         if service == "tagging":
             self.agents.add(environ.get("HTTP_USER_AGENT", ""))
-            return _answer(start_response, 200, _resources(region, json.loads(body or b"{}")), "application/x-amz-json-1.1")
+            said = _resources(region, json.loads(body or b"{}"))
+            return _answer(start_response, 200, said, "application/x-amz-json-1.1")
         operation = dict(parse_qsl(body.decode("utf-8", "replace"))).get("Action", "")
         name = {"elasticloadbalancing": "elbv2"}.get(service, service)
         with self._lock:
@@ -689,7 +706,7 @@ class AwsStandin:
         return Node(f"node-{number}", f"aws:///{zone}/{name}", labels, (ip_address(instance.private_ip),))
 
     def inventory(self) -> frozenset[str]:
-        """Load balancers, listeners, target groups and security groups, each with its mark; rules on the nodes' group."""
+        """Load balancers, listeners and groups of both sorts, each with its mark; rules on the nodes' group."""
         return frozenset(self._lines())
 
     def _lines(self) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lbctl.model import LoadBalancer, Note, Owner, Port, Refusal, Resource
-from lbctl.provider import Call
+from lbctl.provider import Call, Harness, Provider
 from lbctl.testing import driver
 from lbctl.testing.world import Trouble, World, load_balancer
 from lbctl_aws import plugin
@@ -25,6 +25,11 @@ class Aws(World):
         return {**self.standin.settings, **self.more}
 
     more: dict[str, str] = {}
+    take_over = False
+
+    def _new(self) -> Provider:
+        return self.make(Harness(settings=self.settings, cluster_id=self.cluster, installation_id=f"{self.cluster}-1",
+                                 take_over=self.take_over, on_call=self.wire))
 
     def given(self, **settings: str) -> None:
         """A new provider with these settings beside the stand-in's."""

@@ -3,9 +3,11 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from msgspec.structs import replace
 
-from lbctl.model import Port
+from lbctl.model import Ingress, Port
 from lbctl.testing import driver
+from lbctl.testing.world import Trouble, unavailable
 from lbctl_aws.marks import CLUSTER, INSTALLATION, OWNER
 
 
@@ -76,9 +78,6 @@ def test_a_changed_default_replaces_nothing(aws):
     aws.serve(lb)
     (before,) = balancers(aws).values()
     aws.given(default_scheme="internal")
-    from msgspec.structs import replace
-
-    from lbctl.model import Ingress
     published = replace(lb, status=(Ingress(hostname=before["DNSName"]),))
     assert aws.plan([published]).empty
     (ref,) = aws.provider.addresses(published)
@@ -97,7 +96,6 @@ def test_another_node_port_is_another_group_behind_the_same_listener(aws):
 
 
 def test_another_service_of_the_same_name_is_another_service(aws):
-    from msgspec.structs import replace
     lb = aws.service()
     aws.serve(lb)
     (before,) = aws.seen("load-balancer")
@@ -108,7 +106,6 @@ def test_another_service_of_the_same_name_is_another_service(aws):
 
 
 def test_files_that_know_no_uid_keep_what_the_controller_made(aws):
-    from msgspec.structs import replace
     lb = aws.service()
     aws.serve(lb)
     assert aws.plan([replace(lb, uid="")]).empty
@@ -156,10 +153,8 @@ def test_another_installation_with_our_cluster_id_is_left_alone_until_take_over(
     aws.client().add_tags(ResourceArns=[found["LoadBalancerArn"]], Tags=[{"Key": INSTALLATION, "Value": "first"}])
     aws.restart()
     assert aws.refusal(lb).reason == "other-installation"
-    aws.provider.mark  # noqa: B018
-    import msgspec
-    look = aws.provider._look
-    look._mark = aws.provider.mark = aws.provider._carrier._mark = msgspec.structs.replace(aws.provider.mark, take_over=True)
+    aws.take_over = True
+    aws.restart()
     assert [(c.action, c.kind) for c in aws.plan([lb]).changes] == [("update", "load-balancer")]
 
 
@@ -167,7 +162,6 @@ def test_a_copied_cluster_changes_nothing(aws):
     aws.serve(aws.service())
     before = aws.standin.inventory()
     aws.restart()
-    from msgspec.structs import replace
     other = aws.standin.nodes(4)[2:]
     copied = aws.service(nodes=other)
     assert aws.refusal(copied).reason == "cluster-copied"
@@ -212,8 +206,6 @@ def test_what_an_unclear_answer_left_behind_is_taken_over(aws, kind):
     """The call took effect, its answer was lost: the next pass finds it by its tags."""
     operation = {"load-balancer": "CreateLoadBalancer", "target-group": "CreateTargetGroup",
                  "security-group": "CreateSecurityGroup"}[kind]
-    from lbctl.testing.world import Trouble, unavailable
-
     class Lost(Trouble):
         def __call__(self, number, call):
             if call.operation == operation and call.code is not None and not self.happened:

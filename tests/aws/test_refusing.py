@@ -119,7 +119,8 @@ def refusal(lb, facts=FACTS, **settings) -> Refusal:
 def test_a_value_that_cannot_be_served_is_refused_by_name(name, value, reason):
     said = refusal(service({name: value}))
     assert said.reason == reason
-    assert any(part in said.message for part in (name.partition(".")[0], value.strip()[:70].split(",")[-1].split("=")[0]))
+    last = value.strip()[:70].split(",")[-1].split("=")[0]
+    assert name.partition(".")[0] in said.message or last in said.message
     assert len(said.message) > 30
 
 
@@ -133,7 +134,7 @@ def test_a_value_that_cannot_be_served_is_refused_by_name(name, value, reason):
     ({"source_ranges": (ip_network("2001:db8::/32"),)}, "source-range-family"),
     ({"requested_addresses": (ip_address("104.154.109.191"),)}, "address-not-found"),
     ({"requested_addresses": (ip_address("10.9.9.9"),), "scheme": "internal"}, "private-address"),
-    ({"said": {"azure-x/none": "1", "service.beta.kubernetes.io/azure-allowed-ip-ranges": "10.0.0.0/8"}}, "foreign-annotation"),
+    ({"said": {"service.beta.kubernetes.io/azure-allowed-ip-ranges": "10.0.0.0/8"}}, "foreign-annotation"),
     ({"said": {"eip-allocations": "eipalloc-0a"}, "scheme": "internal"}, "eip-on-internal"),
     ({"said": {"target-group-attributes": "preserve_client_ip.enabled=false"}, "ports": (Port(53, "UDP", 30053),)},
      "preserve-client-ip"),

@@ -1,4 +1,4 @@
-"""What somebody changes by hand is put right: at the next audit, or within the hour for what AWS tells one at a time."""
+"""What somebody changes by hand is put right: at the next audit; what AWS tells one at a time, within the hour."""
 
 from datetime import timedelta
 
@@ -107,7 +107,8 @@ def point_the_listener_elsewhere(aws):
 
 
 @pytest.mark.parametrize("damage", [
-    lose_a_target, change_an_attribute, protect_the_load_balancer, change_the_idle_timeout, point_the_listener_elsewhere,
+    lose_a_target, change_an_attribute, protect_the_load_balancer, change_the_idle_timeout,
+    point_the_listener_elsewhere,
 ])
 def test_within_the_hour_it_is_put_right(served, damage):
     damage(served)

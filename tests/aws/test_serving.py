@@ -1,8 +1,9 @@
 """What a Service gets on AWS, told of the stand-in's own state."""
 
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
 import pytest
+from msgspec.structs import replace
 
 from lbctl.model import Port
 
@@ -150,7 +151,8 @@ def test_a_removed_attribute_goes_back_to_awss_default(aws):
     assert attributes(aws, only(groups(aws)))["deregistration_delay.timeout_seconds"] == "10"
     aws.serve(aws.service())
     arn = balancer(aws)["LoadBalancerArn"]
-    said = {a["Key"]: a["Value"] for a in aws.client().describe_load_balancer_attributes(LoadBalancerArn=arn)["Attributes"]}
+    pairs = aws.client().describe_load_balancer_attributes(LoadBalancerArn=arn)["Attributes"]
+    said = {pair["Key"]: pair["Value"] for pair in pairs}
     assert attributes(aws, only(groups(aws)))["deregistration_delay.timeout_seconds"] == "300"
     assert said["load_balancing.cross_zone.enabled"] == "false"
 
@@ -174,7 +176,6 @@ def test_elastic_ips_stand_one_in_each_subnet(aws):
 
 def test_an_asked_address_is_found_among_the_elastic_ips(aws):
     made = aws.client("ec2").allocate_address(Domain="vpc")
-    from ipaddress import ip_address
     aws.serve(aws.service(requested_addresses=(ip_address(made["PublicIp"]),)))
     assert list(only(aws.seen("load-balancer")).fields["subnets"].values()) == [made["AllocationId"]]
 
@@ -218,7 +219,6 @@ def test_own_security_groups_come_instead_of_ours(aws):
 
 
 def test_labels_choose_the_nodes(aws):
-    from msgspec.structs import replace
     nodes = aws.standin.nodes(2)
     chosen = replace(nodes[0], labels={**nodes[0].labels, "role": "edge"})
     aws.serve(aws.service(said={"target-node-labels": "role=edge"}, nodes=(chosen, nodes[1])))

@@ -87,7 +87,8 @@ def test_an_elastic_ip_stands_in_one_place(aws, elb):
     assert made["AvailabilityZones"][0]["LoadBalancerAddresses"][0]["AllocationId"] == ip
     assert refused(elb.create_load_balancer, Name="two", Type="network", SubnetMappings=mapping) == "ResourceInUse"
     unknown = [{**mapping[0], "AllocationId": "eipalloc-0"}]
-    assert refused(elb.create_load_balancer, Name="two", Type="network", SubnetMappings=unknown) == "AllocationIdNotFound"
+    asked = {"Name": "two", "Type": "network", "SubnetMappings": unknown}
+    assert refused(elb.create_load_balancer, **asked) == "AllocationIdNotFound"
 
 
 def test_a_private_address_lies_in_its_subnet(aws, elb):
@@ -175,7 +176,7 @@ def test_listeners_fit_their_groups(aws, elb):
 
 @pytest.mark.parametrize(("more", "code"), [
     ({}, "CertificateNotFound"),
-    ({"Certificates": [{"CertificateArn": "arn:aws:acm:eu-central-1:123456789012:certificate/none"}]}, "CertificateNotFound"),
+    ({"Certificates": [{"CertificateArn": "arn:aws:acm:eu-central-1:1:certificate/none"}]}, "CertificateNotFound"),
     ({"Certificates": "real", "SslPolicy": "ELBSecurityPolicy-None"}, "SSLPolicyNotFound"),
 ])
 def test_tls_needs_a_certificate_and_a_policy_that_exist(aws, elb, more, code):
@@ -231,7 +232,8 @@ def test_listings_lag_behind_and_nothing_is_made_twice(aws):
         aws.run([lb])
     aws.standin.settle()
     lines = aws.standin.inventory()
-    assert [sum(line.startswith(kind) for line in lines) for kind in ("load-balancer", "listener", "target-group")] == [1, 1, 1]
+    counted = [sum(line.startswith(kind) for line in lines) for kind in ("load-balancer", "listener", "target-group")]
+    assert counted == [1, 1, 1]
     aws.done([lb], "once the listings are up to date")
 
 
