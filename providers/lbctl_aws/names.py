@@ -5,7 +5,6 @@ which files do not have. So two different things never share one, the same thing
 replacement gets another name than what it replaces.
 """
 
-import base64
 import hashlib
 import re
 
@@ -16,7 +15,7 @@ _DIGEST = 15
 
 
 def derived(cluster_id: str, owner: str, *parts: object) -> str:
-    """`namespac-service-` and 75 bits of SHA-256 in base 32. Never begins with the reserved `internal-`."""
+    """`namespa-service-` and 60 bits of SHA-256 in hex. Never begins with the reserved `internal-`."""
     namespace, _, service = owner.partition("/")
     slugs = (_slug(namespace, 7), _slug(service, 8), _digest(cluster_id, owner, *parts))
     return "-".join(slug for slug in slugs if slug)
@@ -39,9 +38,12 @@ def fixed_name_problem(name: str) -> str | None:
 
 
 def _slug(text: str, limit: int) -> str:
+    plain = text.replace("-", "")
+    if plain.isalnum() and plain.isascii() and plain.islower():
+        return plain[:limit]
     return re.sub(r"[^a-z0-9]", "", text.lower())[:limit]
 
 
 def _digest(*parts: object) -> str:
     said = "".join(f"{len(text)}:{text}" for text in map(str, parts))
-    return base64.b32encode(hashlib.sha256(said.encode()).digest()).decode().lower()[:_DIGEST]
+    return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST]

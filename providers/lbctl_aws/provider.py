@@ -41,6 +41,7 @@ class AwsProvider:
         self._carrier = Carrier(api, self.mark, self._look)
         self._known = Known()
         self._holders: dict[str, Owner] = {}
+        self._names: dict[Owner, tuple[LoadBalancer, str]] = {}
 
     def observe(self, scope: Scope) -> Observation:
         """Fresh: a number of pages, and in turn what AWS tells one at a time. Warm: usually no call at all."""
@@ -49,6 +50,7 @@ class AwsProvider:
         if scope.fresh or not self._known.complete:
             self._known.begin()
             self._known.replace(self._look.everything(scope))
+            self._names = {}
             self._holders = dict(hold for r in self._known.of(None) for hold in _holds(r))
             scope = msgspec.structs.replace(scope, fresh=True)
         taken = {hold: owner for r in scope.taken for hold in r.holds for owner in (r.owner,)}
@@ -106,7 +108,13 @@ class AwsProvider:
                 if r.kind != "listener" or r.owner in refused or r.name.rpartition(":")[0] in wanted)
 
     def _name(self, lb: LoadBalancer) -> str:
-        """The load balancer's name; empty where the Service cannot be served."""
+        """The load balancer's name; empty where the Service cannot be served. Worked out once per version of it."""
+        known = self._names.get(lb.owner)
+        if known is None or known[0] is not lb:
+            known = self._names[lb.owner] = (lb, self._worked_out_name(lb))
+        return known[1]
+
+    def _worked_out_name(self, lb: LoadBalancer) -> str:
         try:
             return load_balancer_name(lb, checked(lb)[0], self._context(Facts()))
         except Refused:

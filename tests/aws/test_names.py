@@ -31,7 +31,7 @@ def test_no_part_can_pose_as_another():
 
 
 def test_a_name_is_readable_at_the_front():
-    assert re.fullmatch(r"default-web-[a-z0-9]{15}", derived("c", "default/web"))
+    assert re.fullmatch(r"default-web-[0-9a-f]{15}", derived("c", "default/web"))
 
 
 def test_a_namespace_called_internal_makes_no_reserved_name():
