@@ -59,6 +59,8 @@ def _discovered(session: "Session") -> configuration.Config:
 def _flat(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, list | tuple) and any(isinstance(item, dict) for item in value):
+        return f"{len(value)} (lbctl config view -o yaml shows them)"
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
