@@ -81,6 +81,9 @@ class _Zone(AvailabilityZone):
 class _Group(FakeTargetGroup):
     """A target group where an instance is a target once per port; deregistering what is not registered is fine."""
 
+    state = "healthy"
+    """What health checks say of running instances."""
+
     def register(self, targets: list[dict[str, Any]]) -> None:
         for target in targets:
             self.targets[self._key(target)] = {"Id": target["Id"], "Port": int(target.get("Port") or self.port)}
@@ -97,7 +100,7 @@ class _Group(FakeTargetGroup):
         instance = ec2_backend.get_instance_by_id(target["Id"])
         running = instance is not None and instance.state == "running" and self._key(target) in self.targets
         port = target.get("Port") or self.port
-        return FakeHealthStatus(target["Id"], str(port), self.health_check_port, "healthy" if running else "unused")
+        return FakeHealthStatus(target["Id"], str(port), self.health_check_port, self.state if running else "unused")
 
     def _key(self, target: Mapping[str, Any]) -> str:
         return f"{target['Id']}:{target.get('Port') or self.port}"

@@ -137,6 +137,17 @@ def test_unusual_attributes_are_read_at_once_by_a_new_process(served):
     assert [change.diffs[0].field for change in served.plan([lb]).changes] == ["attributes"]
 
 
+def test_nodes_that_fail_the_check_are_a_note_until_they_pass(served):
+    for group in served.standin.load_balancing.target_groups.values():
+        group.state = "unhealthy"
+    served.restart()
+    assert "targets-unhealthy" in served.notes(served.lb)
+    for group in served.standin.load_balancing.target_groups.values():
+        group.state = "healthy"
+    served.now += timedelta(minutes=1)
+    assert served.notes(served.lb) == {}
+
+
 def test_a_stopped_instance_is_left_out_and_named(served):
     nodes = served.standin.nodes(2)
     served.client("ec2").stop_instances(InstanceIds=[nodes[0].provider_id.rpartition("/")[2]])
