@@ -30,6 +30,8 @@ import msgspec
 READY_SECONDS = 90.0
 STOP_SECONDS = 10.0
 BUILD_SECONDS = 3600.0
+# Waits for the end of its standard input, which we hold: that is our end, however it comes. Then it ends what we left.
+GUARD = 'read -r _; folder=$1; shift; kill -KILL "$@"; rm -rf "$folder"'
 
 
 class Missing(Exception):
@@ -53,8 +55,8 @@ def why_missing() -> str:
 
 def why_not_ours(*, build: bool = True) -> str:
     """Why `ControlPlane` cannot be started, and what to do; without `build` (it takes minutes), why not at once."""
-    if _assets():
-        return ""
+    if said := os.environ.get("KUBEBUILDER_ASSETS"):
+        return _why_not_assets(Path(said))
     folder = source()
     if folder is None:
         return "the Go sources are not here: use a checkout of lbctl, or set LBCTL_CONTROLPLANE_SOURCE"
@@ -130,8 +132,13 @@ def _version(folder: Path) -> str:
 
 def _assets() -> Path | None:
     said = os.environ.get("KUBEBUILDER_ASSETS")
-    folder = Path(said) if said else None
-    return folder if folder and (folder / "kube-apiserver").is_file() and (folder / "etcd").is_file() else None
+    return Path(said) if said else None
+
+
+def _why_not_assets(folder: Path) -> str:
+    if absent := [name for name in ("etcd", "kube-apiserver") if not (folder / name).is_file()]:
+        return f"KUBEBUILDER_ASSETS={folder} has no {' and no '.join(absent)}: correct it, or unset it and install Go"
+    return "" if shutil.which("openssl") else "KUBEBUILDER_ASSETS needs openssl, for a key: install it"
 
 
 # -- a running one ---------------------------------------------------------------------------------------------------
@@ -142,6 +149,8 @@ class ControlPlane:
 
     users            further users by name, with their groups; `token_for` and `kubeconfig_for` are theirs
     node_port_range  as kube-apiserver's --service-node-port-range
+
+    Its port is its own until the context ends. However this process ends, it ends, too, and its data goes.
     """
 
     def __init__(
@@ -150,10 +159,13 @@ class ControlPlane:
         self._users, self._node_ports = dict(users or {}), node_port_range
         self._tokens = {user: secrets.token_urlsafe() for user in self._users}
         self._folder = Path(tempfile.mkdtemp(prefix="lbctl-controlplane-"))
-        self._port = _free_port()
+        self._held = _held_port()
+        self._port = int(self._held.getsockname()[1])
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._guard: subprocess.Popen[bytes] | None = None
         self.audit_log = self._folder / "audit.log"
         self.kubeconfig = self._folder / "data" / "kubeconfig"
+        self.ca = self._folder / "data" / "certificates" / "apiserver.crt"
         self.url = f"https://127.0.0.1:{self._port}"
 
     def __enter__(self) -> "ControlPlane":
@@ -168,6 +180,7 @@ class ControlPlane:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+        self._held.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def start(self) -> None:
@@ -182,6 +195,7 @@ class ControlPlane:
 
     def stop(self) -> None:
         """End it. Its data stays for `start`, until the context ends."""
+        self._dismiss_guard()
         for process in reversed(self._processes):
             process.send_signal(signal.SIGCONT)
             process.terminate()
@@ -239,11 +253,13 @@ class ControlPlane:
         self._run([
             str(ours), "apiserver", f"--data-dir={self._folder / 'data'}", f"--port={self._port}",
             f"--audit-log={self.audit_log}", f"--tokens={self._further_tokens()}",
-            f"--service-node-port-range={self._node_ports}",
+            f"--service-node-port-range={self._node_ports}", "--", "--permit-port-sharing",
         ])
 
     def _start_assets(self, assets: Path) -> None:
         """etcd and kube-apiserver as others ship them."""
+        if missing := _why_not_assets(assets):
+            raise Missing(missing)
         data, client, peer = self._folder / "data", _free_port(), _free_port()
         self._run([
             str(assets / "etcd"), f"--data-dir={data / 'etcd'}", "--unsafe-no-fsync", "--log-level=error",
@@ -260,7 +276,8 @@ class ControlPlane:
         tokens.write_text(f'{self.token},admin,admin,"system:masters"\n{self._further_tokens().read_text()}')
         self._run([
             str(assets / "kube-apiserver"), f"--etcd-servers=http://127.0.0.1:{client}", "--bind-address=127.0.0.1",
-            "--advertise-address=127.0.0.1", f"--secure-port={self._port}", f"--cert-dir={data / 'certificates'}",
+            "--advertise-address=127.0.0.1", f"--secure-port={self._port}", "--permit-port-sharing",
+            f"--cert-dir={self.ca.parent}",
             "--authorization-mode=RBAC", f"--token-auth-file={tokens}", f"--service-account-key-file={key}",
             "--service-account-issuer=https://controlplane.test", f"--service-account-signing-key-file={key}",
             "--service-cluster-ip-range=10.96.0.0/16,fd00:10:96::/112", "--endpoint-reconciler-type=none",
@@ -273,7 +290,7 @@ class ControlPlane:
     def _write_kubeconfig(self) -> None:
         self.kubeconfig.write_text(
             "apiVersion: v1\nkind: Config\ncurrent-context: c\n"
-            f"clusters: [{{name: c, cluster: {{server: '{self.url}', insecure-skip-tls-verify: true}}}}]\n"
+            f"clusters: [{{name: c, cluster: {{server: '{self.url}', certificate-authority: '{self.ca}'}}}}]\n"
             f"users: [{{name: u, user: {{token: '{self.token}'}}}}]\n"
             "contexts: [{name: c, context: {cluster: c, user: u}}]\n"
         )
@@ -286,9 +303,23 @@ class ControlPlane:
         return path
 
     def _run(self, command: list[str]) -> None:
-        # Its standard input is ours to hold: when this process dies, it ends, too.
+        # Our own verb ends with its standard input, so that must be one that stays open.
         with (self._folder / "log").open("ab") as log:
             self._processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log))
+        self._dismiss_guard()
+        pids = [str(process.pid) for process in self._processes]
+        # In a session of its own: Ctrl-C in a terminal is for us alone.
+        guard = ["sh", "-c", GUARD, "guard", str(self._folder), *pids]
+        self._guard = subprocess.Popen(
+            guard, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+
+    def _dismiss_guard(self) -> None:
+        """Before its standard input is closed, or it would take that for our end."""
+        guard, self._guard = self._guard, None
+        if guard:
+            guard.kill()
+            guard.communicate()
 
     def _await_ready(self) -> None:
         until = time.monotonic() + READY_SECONDS
@@ -313,6 +344,18 @@ class ControlPlane:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False
+
+
+def _held_port() -> socket.socket:
+    """A free port on loopback, held without listening and shared with the server alone.
+
+    Otherwise anybody could take it while the server starts or is down: even a client that asks for it in vain, since a
+    connection's own end gets a port from the same range.
+    """
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    held.bind(("127.0.0.1", 0))
+    return held
 
 
 def _free_port() -> int:
