@@ -61,7 +61,6 @@ WITHOUT_EFFECT = frozenset({
 UNSUPPORTED: Mapping[str, str] = {
     "disable-nlb-sg": "every load balancer of lbctl has a security group; bring your own with security-groups",
     "extra-security-groups": "list them in security-groups",
-    "inbound-sg-rules-on-private-link-traffic": "set it on the load balancer by hand",
     "ipv6-addresses": "let AWS choose the IPv6 addresses",
     "multi-cluster-target-group": "use one Service per cluster",
     "enable-icmp-for-path-mtu-discovery": "add the ICMP rule to a group of your own (security-groups)",
@@ -121,6 +120,7 @@ class Options(msgspec.Struct, frozen=True):
     group_attributes: Mapping[str, str] = {}
     port_group_attributes: Mapping[int, Mapping[str, str]] = {}
     listener_attributes: Mapping[str, Mapping[str, str]] = {}
+    private_link: str = "on"
     proxy_protocol: bool = False
     proxy_ports: tuple[int, ...] = ()
     tags: Mapping[str, str] = {}
@@ -410,6 +410,7 @@ _TABLE: Mapping[str, tuple[str | None, Callable[[str], Any]]] = {
     "healthcheck-success-codes":              ("health.codes", _matching(r"\d{3}([,-]\d{3})*", "200-399")),
     "healthcheck-timeout":                    ("health.timeout", _number(2, 120)),
     "healthcheck-unhealthy-threshold":        ("health.unhealthy", _number(2, 10)),
+    "inbound-sg-rules-on-private-link-traffic": ("private_link", _one_of("on", "off")),
     "internal":                               (None, _anything),
     "ip-address-type":                        ("ip_address_type", _one_of("ipv4", "dualstack")),
     "manage-backend-security-group-rules":    ("manage_backend_rules", _boolean),

@@ -243,8 +243,15 @@ class Carrier:
         except Told as answer:
             self._ours_by_name(want, "DescribeLoadBalancers", "LoadBalancers", "LoadBalancerArn")
             raise _changed(want) from answer
+        if fields["private_link"] != "on":
+            self._set_groups(want, said["LoadBalancerArn"])
         self._set_balancer_attributes(said["LoadBalancerArn"], fields["attributes"], {})
         return self._balancer_made(want, normal.balancer_outputs(said))
+
+    def _set_groups(self, want: Resource, arn: str) -> None:
+        """The security groups, and whether their rules hold for PrivateLink, too: AWS takes both in one call."""
+        self._existing(want, "SetSecurityGroups", LoadBalancerArn=arn, SecurityGroups=_groups(want.fields),
+                       EnforceSecurityGroupInboundRulesOnPrivateLinkTraffic=want.fields["private_link"])
 
     def _update_balancer(self, change: Change) -> Resource:
         want, have = _after(change), _before(change)
@@ -257,8 +264,8 @@ class Carrier:
             self._set_subnets(want, have, arn)
         if "ip_address_type" in differs and fields["ip_address_type"] != "ipv4":
             self._existing(want, "SetIpAddressType", LoadBalancerArn=arn, IpAddressType=fields["ip_address_type"])
-        if differs & {"security_groups", "backend_group"}:
-            self._existing(want, "SetSecurityGroups", LoadBalancerArn=arn, SecurityGroups=_groups(fields))
+        if differs & {"security_groups", "backend_group", "private_link"}:
+            self._set_groups(want, arn)
         if "attributes" in differs:
             self._set_balancer_attributes(arn, fields["attributes"], have.fields["attributes"])
         self._remove_tags(want, arn, removed)

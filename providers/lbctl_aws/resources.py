@@ -301,6 +301,7 @@ def _load_balancer(
         "subnets": placed,
         "security_groups": _frontends(lb, chosen, context),
         "backend_group": Ref("backend-group", backend_group_name(context.mark), "id") if managed else "",
+        "private_link": chosen.private_link,
         "attributes": attributes,
         "tags": {**tags, **uses(attributes)},
         **_other_uid(lb, seen),

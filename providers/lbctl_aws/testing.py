@@ -516,7 +516,10 @@ class Wire:
             self.agents.add(environ.get("HTTP_USER_AGENT", ""))
             said = _resources(region, json.loads(body or b"{}"))
             return _answer(start_response, 200, said, "application/x-amz-json-1.1")
-        operation = dict(parse_qsl(body.decode("utf-8", "replace"))).get("Action", "")
+        asked = dict(parse_qsl(body.decode("utf-8", "replace")))
+        operation = asked.get("Action", "")
+        if operation == "SetSecurityGroups":
+            _note_private_link(region, asked)
         name = {"elasticloadbalancing": "elbv2"}.get(service, service)
         with self._lock:
             self.sent[operation] += 1
@@ -551,6 +554,14 @@ class Wire:
 def _nothing(_status: str, _headers: Any, _error: Any = None) -> Callable[[bytes], None]:
     """Takes an answer that nobody will hear."""
     return lambda _part: None
+
+
+def _note_private_link(region: str, said: Mapping[str, str]) -> None:
+    """moto does not keep it."""
+    balancer = elbv2_backends[ACCOUNT][region].load_balancers.get(said.get("LoadBalancerArn", ""))
+    wish = said.get("EnforceSecurityGroupInboundRulesOnPrivateLinkTraffic")
+    if balancer is not None and wish:
+        balancer.enforce_security_group_inbound_rules_on_private_link_traffic = wish
 
 
 class _Body:

@@ -235,3 +235,11 @@ def test_what_nobody_asks_for_any_more_goes_and_leaves_nothing(aws):
     aws.serve(aws.service("web", Port(80, node_port=30080), TLS), aws.service("dns", *DNS))
     aws.serve()
     assert aws.standin.inventory() == before
+
+
+def test_private_links_traffic_is_let_past_the_groups_on_request_and_back(aws):
+    said = "EnforceSecurityGroupInboundRulesOnPrivateLinkTraffic"
+    aws.serve(aws.service(said={"inbound-sg-rules-on-private-link-traffic": "off"}))
+    assert balancer(aws)[said] == "off"
+    aws.serve(aws.service())
+    assert balancer(aws)[said] == "on"
