@@ -197,6 +197,7 @@ def test_while_it_is_down_nobody_else_gets_its_port(server: ControlPlane) -> Non
         server.start()
 
 
+@pytest.mark.usefixtures("server")
 def test_it_ends_though_whoever_started_it_was_killed_while_it_was_paused() -> None:
     killed = subprocess.run([sys.executable, "-c", KILLED], capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
