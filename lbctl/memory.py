@@ -15,7 +15,7 @@ from functools import partial
 from typing import TypeVar
 
 from lbctl.errors import LbctlError, NotOurs, Refused, Retry, SettingsError, Unavailable
-from lbctl.model import SHARED, Key, LoadBalancer, Node, Owner, Port, Ref, Refusal, Resource
+from lbctl.model import SHARED, Ingress, Key, LoadBalancer, Node, Owner, Port, Ref, Refusal, Resource
 from lbctl.plan import Change, Kind
 from lbctl.provider import Call, Desired, Harness, Known, Observation, Plugin, Scope, Setting
 from lbctl.testing.memory import CLOUDS, POOLS, CloudError, MemoryCloud, Step, Thing, standin
@@ -61,15 +61,16 @@ class MemoryProvider:
         own = [part for lb in served for part in self._parts(lb, targets[id(lb.nodes)])]
         drains = self._drains({part.key: part for part in own}, seen)
         rules = [self._rule(str(protocol)) for protocol in seen.scope.shares]
-        return Desired(resources=(*rules, *own), refused=tuple(refused.values()), drains=drains)
+        addresses = {part.owner: (Ref("address", part.name, "ip"),) for part in own if part.kind == "address"}
+        return Desired((*rules, *own), tuple(refused.values()), drains, addresses=addresses)
 
     def shares(self, load_balancer: LoadBalancer) -> Iterable[Hashable]:
         """The protocols of its ports: each needs its rule."""
         return {port.protocol for port in load_balancer.ports} & set(PROTOCOLS)
 
-    def addresses(self, load_balancer: LoadBalancer) -> tuple[Ref, ...]:
-        """The IP of its one address."""
-        return (Ref("address", self._address_name(load_balancer), "ip"),)
+    def adopts(self, status: Sequence[Ingress]) -> bool:
+        """What somebody else published leads somewhere else."""
+        return False
 
     def apply(self, changes: Sequence[Change]) -> Sequence[Resource | Exception | None]:
         """One thing at a time, but listeners of one frontend together. Safe to repeat."""

@@ -45,20 +45,32 @@ class Port(msgspec.Struct, frozen=True, gc=False):
 
 
 class Node(msgspec.Struct, frozen=True, gc=False):
-    """One eligible node (KEP-3458's rules are applied before: see `kube/read.py`)."""
+    """One node. A `LoadBalancer` holds the eligible ones only (KEP-3458's rules: see `kube/read.py`).
+
+    excluded             labelled out of external load balancers, being deleted or scaled down
+    cordoned             spec.unschedulable
+    network_unavailable  its condition NetworkUnavailable is True
+    """
 
     name: str
     provider_id: str = ""
     labels: Mapping[str, str] = {}
     addresses: tuple[IPAddress, ...] = ()
     ready: bool = True
+    excluded: bool = False
+    cordoned: bool = False
+    network_unavailable: bool = False
 
 
 class Endpoints(msgspec.Struct, frozen=True, gc=False):
-    """What stands behind a Service, summed over its EndpointSlices. None in `LoadBalancer.endpoints` means unknown."""
+    """What stands behind a Service, summed over its EndpointSlices. None in `LoadBalancer.endpoints` means unknown.
+
+    `nodes` have a ready endpoint; `serving` have one that serves still (a terminating one may).
+    """
 
     ready: int = 0
     nodes: frozenset[str] = frozenset()
+    serving: frozenset[str] = frozenset()
 
 
 class Ingress(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -93,6 +105,8 @@ class LoadBalancer(msgspec.Struct, frozen=True, gc=False):
     ip_families: tuple[Family, ...] = ("IPv4",)
     ip_family_policy: str = "SingleStack"
     allocate_node_ports: bool = True
+    selector: Mapping[str, str] = {}
+    external_ips: tuple[IPAddress, ...] = ()
     status: tuple[Ingress, ...] = ()
     nodes: tuple[Node, ...] = ()
     endpoints: Endpoints | None = None

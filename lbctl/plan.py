@@ -25,12 +25,16 @@ class Kind(msgspec.Struct, frozen=True, gc=False):
     after       kinds that must exist before it (and outlive it)
     immutable   fields that cannot be changed in place: a difference there is a delete and a create
     document    the field that names the document it is a part of; changes to one document are applied together
+    event       the reason of the one Event that tells of its creation (with its `because`), instead of Kubernetes'
+                life cycle of a cloud's load balancer; `failure` likewise where its Service is refused
     """
 
     name: str
     after: tuple[str, ...] = ()
     immutable: frozenset[str] = frozenset()
     document: str | None = None
+    event: str = ""
+    failure: str = ""
 
 
 class FieldDiff(msgspec.Struct, frozen=True, gc=False):

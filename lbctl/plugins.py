@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from lbctl.errors import SettingsError
-from lbctl.model import LoadBalancer, Ref, Refusal, Resource
+from lbctl.model import Ingress, LoadBalancer, Refusal, Resource
 from lbctl.plan import Change, Kind
 from lbctl.provider import Desired, Harness, Observation, Plugin, Provider, Scope
 from lbctl.testing.standin import Standin
@@ -139,8 +139,8 @@ class Unconfigured:
     def shares(self, load_balancer: LoadBalancer) -> Iterable[Hashable]:
         return ()
 
-    def addresses(self, load_balancer: LoadBalancer) -> tuple[Ref, ...]:
-        return ()
+    def adopts(self, status: Sequence[Ingress]) -> bool:
+        return False
 
     def apply(self, changes: Sequence[Change]) -> Sequence[Resource | Exception | None]:
         """There are never any changes."""

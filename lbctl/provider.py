@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from lbctl.model import Key, LoadBalancer, Node, Note, Owner, Ref, Refusal, Resource
+from lbctl.model import Ingress, Key, LoadBalancer, Node, Note, Owner, Ref, Refusal, Resource
 from lbctl.plan import Change, Kind
 
 
@@ -68,6 +68,7 @@ class Desired(msgspec.Struct, frozen=True):
     notes      what served Services' users should know
     releases   owners whose Service itself said goodbye (deleted with our claim, or left the type): their deletes are
                not inferred from absence, so no safety limit guards them
+    addresses  which outputs (`hostname` or `ip`) become each served owner's `status.loadBalancer.ingress`, in order
     """
 
     resources: tuple[Resource, ...] = ()
@@ -75,6 +76,7 @@ class Desired(msgspec.Struct, frozen=True):
     drains: Mapping[Key, datetime] = {}
     notes: tuple[Note, ...] = ()
     releases: frozenset[Owner] = frozenset()
+    addresses: Mapping[Owner, tuple[Ref, ...]] = {}
 
 
 class Provider(Protocol):
@@ -97,8 +99,8 @@ class Provider(Protocol):
         """Pure: what this one contributes to shared things. lbctl counts these over all Services, per event."""
         ...
 
-    def addresses(self, load_balancer: LoadBalancer) -> tuple[Ref, ...]:
-        """Pure: which outputs become `status.loadBalancer.ingress`, in order. Output `hostname` or `ip`."""
+    def adopts(self, status: Sequence[Ingress]) -> bool:
+        """May a status that somebody else wrote become ours? Only where its addresses are ours to give (bare metal)."""
         ...
 
     def apply(self, changes: Sequence[Change]) -> Sequence[Resource | Exception | None]:

@@ -73,7 +73,7 @@ class Stack:
         notes: dict[Owner, tuple[Note, ...]] = {}
         for note in cloud.notes:
             notes[note.owner] = (*notes.get(note.owner, ()), note)
-        addresses = {lb.owner: self.provider.addresses(lb) for lb in serving}
+        addresses = {lb.owner: cloud.addresses.get(lb.owner, ()) for lb in serving}
         return Outcome(frozenset(lb.owner for lb in serving), refused, notes, addresses)
 
     def _around(

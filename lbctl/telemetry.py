@@ -21,7 +21,7 @@ from typing import Any, TextIO
 from lbctl import __version__
 from lbctl.apply import Result
 from lbctl.errors import LbctlError, Retry, SettingsError
-from lbctl.model import LoadBalancer, Owner, Ref, Resource
+from lbctl.model import Ingress, LoadBalancer, Owner, Resource
 from lbctl.plan import Change, Plan
 from lbctl.provider import Call, Desired, Observation, Provider, Scope
 from lbctl.render import for_terminal, line
@@ -278,8 +278,8 @@ class Measured:
     def shares(self, load_balancer: LoadBalancer) -> Iterable[Hashable]:
         return self._provider.shares(load_balancer)
 
-    def addresses(self, load_balancer: LoadBalancer) -> tuple[Ref, ...]:
-        return self._provider.addresses(load_balancer)
+    def adopts(self, status: Sequence[Ingress]) -> bool:
+        return self._provider.adopts(status)
 
     def apply(self, changes: Sequence[Change]) -> Sequence[Resource | Exception | None]:
         with self._metrics.stages.labels(self.name, "apply").time():

@@ -46,8 +46,8 @@ class Board:
     def shares(self, load_balancer: LoadBalancer) -> tuple[()]:
         return ()
 
-    def addresses(self, load_balancer: LoadBalancer) -> tuple[()]:
-        return ()
+    def adopts(self, status: Sequence[Ingress]) -> bool:
+        return False
 
     def apply(self, changes: Sequence[Change]) -> Sequence[Resource | None]:
         for change in changes:

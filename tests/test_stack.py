@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from lbctl.model import SERVING, LoadBalancer, Note, Owner, Ref, Refusal, Resource
+from lbctl.model import SERVING, Ingress, LoadBalancer, Note, Owner, Ref, Refusal, Resource
 from lbctl.plan import Change, Kind, diff
 from lbctl.provider import Desired, Failure, Observation, Scope
 from lbctl.stack import Outcome, Stack
@@ -38,8 +38,8 @@ class Part:
     def shares(self, load_balancer: LoadBalancer) -> list[str]:
         return [load_balancer.owner]
 
-    def addresses(self, load_balancer: LoadBalancer) -> tuple[Ref, ...]:
-        return (Ref("balancer", load_balancer.name, "ip"),)
+    def adopts(self, status: Sequence[Ingress]) -> bool:
+        return False
 
     def apply(self, changes: Sequence[Change]) -> list[None]:
         self.applied += changes
@@ -77,9 +77,10 @@ def test_a_service_that_goes_is_released_last() -> None:
 def test_claim_and_status_hear_what_the_cloud_came_to() -> None:
     whole, claims, cloud, status = stack()
     refusal, note = Refusal(BAD, "no", "because"), Note(WEB, SERVING, "targets-unhealthy", "all are down")
-    cloud.says = Desired(refused=(refusal,), notes=(note,))
+    address = (Ref("balancer", "web", "ip"),)
+    cloud.says = Desired(refused=(refusal,), notes=(note,), addresses={WEB: address})
     whole.desired((LoadBalancer(WEB), LoadBalancer(BAD)), whole.observe(Scope(NOW)))
-    expected = Outcome(frozenset({WEB}), {BAD: refusal}, {WEB: (note,)}, {WEB: (Ref("balancer", "web", "ip"),)})
+    expected = Outcome(frozenset({WEB}), {BAD: refusal}, {WEB: (note,)}, {WEB: address})
     assert claims.heard == status.heard == [expected]
 
 

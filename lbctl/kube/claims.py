@@ -14,7 +14,7 @@ from lbctl.kube import conditions, read
 from lbctl.kube.client import STRATEGIC, Client, Invalid, NotFound, as_retry
 from lbctl.kube.objects import SERVICES, Service, decode, decoder
 from lbctl.kube.store import Store
-from lbctl.model import READY, LoadBalancer, Owner, Ref, Resource
+from lbctl.model import READY, Ingress, LoadBalancer, Owner, Resource
 from lbctl.plan import Change, Kind
 from lbctl.provider import Desired, Observation, Scope
 
@@ -103,8 +103,8 @@ class Claims:
     def shares(self, load_balancer: LoadBalancer) -> Iterable[Hashable]:
         return ()
 
-    def addresses(self, load_balancer: LoadBalancer) -> tuple[Ref, ...]:
-        return ()
+    def adopts(self, status: Sequence[Ingress]) -> bool:
+        return False
 
     def apply(self, changes: Sequence[Change]) -> Sequence[Resource | Exception | None]:
         """Safe to repeat: a finalizer that is there already stays one, one that is gone already is gone."""

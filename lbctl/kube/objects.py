@@ -364,7 +364,7 @@ def _lean_status(status: ServiceStatus) -> ServiceStatus:
 
 
 def _slim_other(item: Service) -> Service:
-    """A Service of another type: only whether it still carries something of ours can matter."""
+    """A Service of another type: whether it carries something of ours, and which addresses it claims."""
     metadata = item.metadata
     lean = Metadata(
         name=metadata.name,
@@ -375,7 +375,7 @@ def _slim_other(item: Service) -> Service:
         finalizers=metadata.finalizers,
     )
     status = item.status if item.status.conditions else _NOTHING
-    return Service(lean, ServiceSpec(type=intern(item.spec.type)), status)
+    return Service(lean, ServiceSpec(type=intern(item.spec.type), external_ips=item.spec.external_ips), status)
 
 
 _NOTHING = ServiceStatus()

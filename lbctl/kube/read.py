@@ -66,21 +66,25 @@ def _excluded(node: objects.Node) -> bool:
     return value is not None and value not in ("0", "f", "F", "false", "False", "FALSE")
 
 
-def nodes(items: Iterable[objects.Node], previous: tuple[Node, ...] = ()) -> tuple[Node, ...]:
-    """The eligible nodes, sorted by name. If nothing differs, `previous` itself: then comparing costs nothing."""
+def nodes(items: Iterable[objects.Node], previous: tuple[Node, ...] = (), *, every: bool = False) -> tuple[Node, ...]:
+    """The eligible nodes (or `every` one), sorted by name. Nothing differs: `previous` itself."""
     known = {node.name: node for node in previous}
-    fresh = (_node(item) for item in items if eligible(item))
+    fresh = (_node(item) for item in items if every or eligible(item))
     found = tuple(sorted((known[n.name] if known.get(n.name) == n else n for n in fresh), key=lambda n: n.name))
     return previous if found == previous else found
 
 
 def _node(item: objects.Node) -> Node:
+    true = {c.type for c in item.status.conditions or () if c.status == "True"}
     return Node(
         name=item.metadata.name,
         provider_id=item.spec.provider_id,
         labels=item.metadata.labels or {},
         addresses=_node_addresses(item),
-        ready=any(c.type == "Ready" and c.status == "True" for c in item.status.conditions or ()),
+        ready="Ready" in true,
+        excluded=not eligible(item),
+        cordoned=item.spec.unschedulable,
+        network_unavailable="NetworkUnavailable" in true,
     )
 
 
@@ -88,13 +92,22 @@ def _node_addresses(item: objects.Node) -> tuple[IPAddress, ...]:
     """Internal addresses first, then external ones; what is no address (a DNS name) is left out."""
     found: list[IPAddress] = []
     for wanted in ("InternalIP", "ExternalIP"):
-        for entry in item.status.addresses or ():
-            if entry.type == wanted:
-                try:
-                    found.append(ip_address(entry.address))
-                except ValueError:
-                    continue
+        said = (entry.address for entry in item.status.addresses or () if entry.type == wanted)
+        found += [address for text in said if (address := _address(text)) is not None]
     return tuple(dict.fromkeys(found))
+
+
+def any_service(service: Service) -> LoadBalancer:
+    """Any Service, of whatever type and class, without its nodes and endpoints: what addresses it holds and asks for.
+
+    It has no `problem`: who is asked to serve it reads it with `load_balancer`.
+    """
+    base = _base(service, (), None)
+    try:
+        requested = intent.requested_addresses(service.spec.load_balancer_ip or "", base.annotations)
+    except Refused:
+        return base
+    return replace(base, requested_addresses=requested)
 
 
 def node_matters(old: objects.Node | None, new: objects.Node | None) -> bool:
@@ -114,15 +127,19 @@ def endpoints(slices: Iterable[EndpointSlice]) -> Endpoints:
     """How many endpoints are ready, and on which nodes. A dual-stack pod is one endpoint, though it has two slices."""
     ready: dict[str, int] = {}
     where: set[str] = set()
+    serving: set[str] = set()
     for item in slices:
         for endpoint in item.endpoints or ():
-            # Null means ready (EndpointSlice API).
-            if endpoint.conditions is not None and endpoint.conditions.ready is False:
+            said = endpoint.conditions
+            # Null means ready, and serving (EndpointSlice API).
+            if endpoint.node_name and (said is None or said.serving is not False):
+                serving.add(endpoint.node_name)
+            if said is not None and said.ready is False:
                 continue
             ready[item.address_type] = ready.get(item.address_type, 0) + 1
             if endpoint.node_name:
                 where.add(endpoint.node_name)
-    return Endpoints(max(ready.values(), default=0), frozenset(where))
+    return Endpoints(max(ready.values(), default=0), frozenset(where), frozenset(serving))
 
 
 # ── services ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -178,6 +195,8 @@ def _relevant(service: Service) -> tuple[object, ...]:
         spec.ip_families or (),
         spec.ip_family_policy or "",
         spec.allocate_load_balancer_node_ports,
+        # Where pods decide who may answer for an address, who they are decides who may share it.
+        tuple(sorted((spec.selector or {}).items())) if spec.external_traffic_policy == "Local" else (),
     )
 
 
@@ -238,6 +257,8 @@ def _base(service: Service, nodes: tuple[Node, ...], endpoints: Endpoints | None
         ip_families=families,
         ip_family_policy=spec.ip_family_policy or "SingleStack",
         allocate_node_ports=spec.allocate_load_balancer_node_ports is not False,
+        selector=spec.selector or {},
+        external_ips=_external_ips(spec.external_ips or ()),
         status=published(service),
         nodes=nodes,
         endpoints=endpoints,
@@ -271,6 +292,18 @@ def _ports(service: Service) -> tuple[Port, ...]:
         )
         for port in service.spec.ports or ()
     )
+
+
+def _external_ips(said: Iterable[str]) -> tuple[IPAddress, ...]:
+    """What is no address is left out: the API server refuses it, so only a file can say it, and nothing is taken."""
+    return tuple(address for text in said if (address := _address(text)) is not None)
+
+
+def _address(text: str) -> IPAddress | None:
+    try:
+        return ip_address(text)
+    except ValueError:
+        return None
 
 
 def _node_port(service: Service, port: ServicePort) -> int | None:

@@ -27,7 +27,7 @@ from lbctl.kube.claims import Writer, _now
 from lbctl.kube.client import Client, Invalid, NotFound, as_retry
 from lbctl.kube.objects import Service
 from lbctl.kube.store import Store
-from lbctl.model import DEGRADED, READY, SERVING, LoadBalancer, Note, Owner, Ref, Resource
+from lbctl.model import DEGRADED, READY, SERVING, Ingress, LoadBalancer, Note, Owner, Ref, Resource
 from lbctl.plan import Change, Kind
 from lbctl.provider import Desired, Observation, Scope
 
@@ -228,8 +228,8 @@ class Statuses:
     def shares(self, load_balancer: LoadBalancer) -> Iterable[Hashable]:
         return ()
 
-    def addresses(self, load_balancer: LoadBalancer) -> tuple[Ref, ...]:
-        return ()
+    def adopts(self, status: Sequence[Ingress]) -> bool:
+        return False
 
     # -- the write ----------------------------------------------------------------------------------------------
 

@@ -117,8 +117,8 @@ def desired_is_pure(world: World) -> None:
         assert _told(first) == _told(second), "desired gave two answers to one question: no clock, no chance, no memory"
         assert not world.wire.calls, f"desired made calls: {world.wire.calls}"
         assert given == (wanted, seen), "desired changed what it was given"
-        addresses, shares = ([f(lb) for lb in wanted] for f in (world.provider.addresses, world.provider.shares))
-        assert addresses == [world.provider.addresses(lb) for lb in wanted], "addresses gave two answers"
+        assert first.addresses == second.addresses, "desired gave two answers about addresses"
+        shares = [world.provider.shares(lb) for lb in wanted]
         assert [set(s) for s in shares] == [set(world.provider.shares(lb)) for lb in wanted], "shares gave two answers"
 
 
@@ -201,15 +201,16 @@ def what_is_unrelated_changes_nothing(world: World) -> None:
 
 @law
 def every_address_becomes_an_output(world: World) -> None:
-    """As soon as all is applied, each Ref of `addresses` is known: from apply's answers, and from every later look."""
+    """As soon as all is applied, each Ref of `Desired.addresses` is known: from its answers and every look."""
     nodes = world.standin.nodes(2)
     lbs = [web(nodes), dns(nodes)]
     answered = {s.change.key: s.answer.outputs for s in world.converge(lbs) if isinstance(s.answer, Resource)}
     warm = {r.key: r.outputs for r in world.observe(lbs, fresh=False).resources}
     fresh = {r.key: r.outputs for r in world.observe(lbs).resources}
+    said = world.provider.desired(lbs, world.observe(lbs)).addresses
     for lb in lbs:
-        refs = world.provider.addresses(lb)
-        assert refs, f"{lb.owner} has no address: `addresses` must name the outputs that are its addresses"
+        refs = said.get(lb.owner, ())
+        assert refs, f"{lb.owner} has no address: `Desired.addresses` must name the outputs that are its addresses"
         for ref in refs:
             assert ref.output in ("hostname", "ip"), f"{ref} is neither a `hostname` nor an `ip`"
             values = [resolve(ref, outputs) for outputs in (answered, warm, fresh)]
@@ -225,8 +226,10 @@ def an_address_outlives_changes_of_ports_and_nodes(world: World) -> None:
     had: list[Any] = []
     for wanted in ([web(nodes[:2])], [web_changed(nodes[:2])], [web_changed(nodes[1:])], [web(nodes), dns(nodes)]):
         world.converge(wanted)
-        outputs = {r.key: r.outputs for r in world.observe(wanted).resources}
-        had.append(resolve(world.provider.addresses(wanted[0]), outputs))
+        seen = world.observe(wanted)
+        outputs = {r.key: r.outputs for r in seen.resources}
+        said = world.provider.desired(wanted, seen).addresses
+        had.append(resolve(said.get(wanted[0].owner, ()), outputs))
     assert all(addresses == had[0] for addresses in had), f"the address changed with ports or nodes: {had}"
 
 
@@ -551,7 +554,7 @@ class _Twice:
         self._world = world
         self.name, self.kinds = world.provider.name, world.provider.kinds
         self.observe, self.desired = world.provider.observe, world.provider.desired
-        self.shares, self.addresses = world.provider.shares, world.provider.addresses
+        self.shares, self.adopts = world.provider.shares, world.provider.adopts
 
     def apply(self, changes: Sequence[Any]) -> Sequence[Any]:
         first = self._world.provider.apply(changes)

@@ -13,7 +13,7 @@ from collections.abc import Hashable, Iterable, Sequence
 import msgspec
 
 from lbctl.errors import LbctlError, Refused, SettingsError
-from lbctl.model import SHARED, LoadBalancer, Owner, Ref, Resource
+from lbctl.model import SHARED, Ingress, LoadBalancer, Owner, Ref, Resource
 from lbctl.plan import Change, Kind
 from lbctl.provider import Desired, Harness, Known, Observation, Scope
 from lbctl_aws import resources
@@ -60,14 +60,17 @@ class AwsProvider:
         return Observation(scope, tuple(seen), {"facts": facts})
 
     def desired(self, load_balancers: Sequence[LoadBalancer], seen: Observation) -> Desired:
-        return desired(load_balancers, seen, self._context(seen.facts["facts"]))
+        found = desired(load_balancers, seen, self._context(seen.facts["facts"]))
+        refused = {refusal.owner for refusal in found.refused}
+        names = ((lb.owner, self._name(lb)) for lb in load_balancers if lb.owner not in refused)
+        addresses = {owner: (Ref("load-balancer", name, "hostname"),) for owner, name in names if name}
+        return msgspec.structs.replace(found, addresses=addresses)
 
     def shares(self, load_balancer: LoadBalancer) -> Iterable[Hashable]:
         return resources.shares(load_balancer, self.settings)
 
-    def addresses(self, load_balancer: LoadBalancer) -> tuple[Ref, ...]:
-        name = self._name(load_balancer)
-        return (Ref("load-balancer", name, "hostname"),) if name else ()
+    def adopts(self, status: Sequence[Ingress]) -> bool:
+        return False
 
     def apply(self, changes: Sequence[Change]) -> Sequence[Resource | Exception | None]:
         return [self._carry(change) for change in changes]

@@ -80,7 +80,7 @@ def test_a_changed_default_replaces_nothing(aws):
     aws.given(default_scheme="internal")
     published = replace(lb, status=(Ingress(hostname=before["DNSName"]),))
     assert aws.plan([published]).empty
-    (ref,) = aws.provider.addresses(published)
+    (ref,) = aws.provider.desired([published], aws.observe([published])).addresses[published.owner]
     assert ref.name == before["LoadBalancerName"]
     aws.serve(published, aws.service("new"))
     assert schemes(aws) == ["internal", "internet-facing"]

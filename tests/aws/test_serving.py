@@ -50,8 +50,9 @@ def test_a_service_gets_a_network_load_balancer_with_its_nodes(aws):
 def test_its_address_is_the_load_balancers_name(aws):
     lb = aws.service()
     aws.serve(lb)
-    (ref,) = aws.provider.addresses(lb)
-    outputs = {r.key: r.outputs for r in aws.observe([lb]).resources}
+    seen = aws.observe([lb])
+    (ref,) = aws.provider.desired([lb], seen).addresses[lb.owner]
+    outputs = {r.key: r.outputs for r in seen.resources}
     assert outputs[ref.key][ref.output] == balancer(aws)["DNSName"]
 
 

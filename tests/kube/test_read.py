@@ -253,11 +253,17 @@ def endpoint(ready=None, node="n1", **conditions):
 
 def test_only_ready_endpoints_count_and_unknown_is_ready():
     seen = read.endpoints([slice_of(endpoint(None), endpoint(True, "n2"), endpoint(False, "n3"))])
-    assert seen == Endpoints(2, frozenset({"n1", "n2"}))
+    assert (seen.ready, seen.nodes) == (2, frozenset({"n1", "n2"}))
 
 
 def test_a_terminating_endpoint_that_still_serves_is_not_ready():
-    assert read.endpoints([slice_of(endpoint(False, serving=True, terminating=True))]).ready == 0
+    seen = read.endpoints([slice_of(endpoint(False, serving=True, terminating=True), endpoint(False, "n2", serving=False))])
+    assert seen == Endpoints(0, frozenset(), frozenset({"n1"}))
+
+
+def test_a_service_of_another_type_still_says_which_external_addresses_it_claims():
+    lean = objects.slim(service({"type": "ClusterIP", "externalIPs": ["192.0.2.9", "no address"]}))
+    assert read.any_service(lean).external_ips == (ip_address("192.0.2.9"),)
 
 
 def test_a_dual_stack_pod_is_one_endpoint():
