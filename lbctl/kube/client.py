@@ -1,15 +1,18 @@
 """The one place that speaks HTTP to a Kubernetes API server, and the one that imports `kubernetes`.
 
 The official client supplies configuration, credentials (in-cluster, exec plugins, token rotation) and transport; bytes
-come back as they are, and `objects` decodes them. Imported lazily: `lbctl --help` must not pay for it. A `Client` works
-from many threads at once. Every request has a timeout; nothing is retried here, because the callers know better.
+come back as they are, and `objects` decodes them. Imported lazily: `lbctl --help` must not pay for it; and without its
+models, which nobody here needs (`official`). A `Client` works from many threads at once. Every request has a timeout;
+nothing is retried here, because the callers know better.
 """
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import msgspec
@@ -17,6 +20,7 @@ import msgspec
 from lbctl import __version__
 from lbctl.errors import CredentialsError, LbctlError, Refused, Retry, SettingsError, Unavailable
 from lbctl.kube.objects import Status
+from lbctl.kube.postponed import postponed
 from lbctl.provider import Call, ignore
 
 JSON = "application/json"
@@ -189,7 +193,7 @@ class Client:
         """
         configuration = _configuration(kubeconfig, context, environ)
         configuration.connection_pool_maxsize = connections
-        return cls(_api_client(configuration), component=component, timeout=timeout, observe=observe)
+        return cls(official().api_client(configuration), component=component, timeout=timeout, observe=observe)
 
     def get(self, path: str, params: Mapping[str, str] | None = None) -> bytes:
         """The body of a GET."""
@@ -257,8 +261,6 @@ class Client:
         return response
 
     def _headers(self, content_type: str | None) -> dict[str, str]:
-        from kubernetes.config import ConfigException
-
         headers = {"Accept": JSON, "User-Agent": self._agent}
         if content_type:
             headers["Content-Type"] = content_type
@@ -266,7 +268,7 @@ class Client:
         with self._auth:
             try:
                 self._api.update_params_for_auth(headers, [], ["BearerToken"])
-            except (OSError, ConfigException) as broken:
+            except (OSError, official().config.ConfigException) as broken:
                 # The token's file is away or empty, as between two rotations: the next call asks again.
                 message = f"the credentials for {self.server} cannot be read ({broken}): see that the token is there"
                 raise Unavailable(message, reason="kubernetes-unavailable") from broken
@@ -291,17 +293,39 @@ def _plain(broken: Exception) -> str:
     return type(getattr(broken, "reason", None) or broken).__name__
 
 
-def _api_client(configuration: Any) -> Any:
-    from kubernetes.client.api_client import ApiClient
+class Official(NamedTuple):
+    """What we use of the official package."""
 
-    return ApiClient(configuration)
+    api_client: type[Any]
+    configuration: type[Any]
+    config: Any
+
+
+@cache
+def official() -> Official:
+    """Imported without the models; should a release be built in another way than those we know, then with them."""
+    try:
+        with postponed("kubernetes", "kubernetes.client", "kubernetes.client.models"):
+            return _import_official()
+    except ImportError:
+        return _import_official()
+
+
+def _import_official() -> Official:
+    # Each finds what it wants of the packages above it (`rest`, then the two classes): nothing else makes them run.
+    import kubernetes.client.rest
+    from kubernetes.client.api_client import ApiClient
+    from kubernetes.client.configuration import Configuration
+
+    vars(sys.modules["kubernetes.client"]).update(ApiClient=ApiClient, Configuration=Configuration)
+    import kubernetes.config
+
+    return Official(ApiClient, Configuration, kubernetes.config)
 
 
 def _configuration(kubeconfig: str | None, context: str | None, environ: Mapping[str, str]) -> Any:
-    from kubernetes.client.configuration import Configuration
-
     # `Configuration()` would copy a process-wide default that somebody else may have set.
-    configuration = type.__call__(Configuration)
+    configuration = type.__call__(official().configuration)
     path = os.path.expanduser(kubeconfig or environ.get("KUBECONFIG") or "~/.kube/config")
     try:
         _load(path, named=bool(kubeconfig), context=context, configuration=configuration, environ=environ)
@@ -313,8 +337,7 @@ def _configuration(kubeconfig: str | None, context: str | None, environ: Mapping
 
 
 def _load(path: str, *, named: bool, context: str | None, configuration: Any, environ: Mapping[str, str]) -> None:
-    from kubernetes import config
-
+    config = official().config
     exists = [part for part in path.split(os.pathsep) if part and os.path.exists(part)]
     if exists:
         config.load_kube_config(path, context=context, client_configuration=configuration, persist_config=False)
