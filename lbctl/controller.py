@@ -149,7 +149,8 @@ class Controller:
             if result.outcome == "done" and any(step.action == "delete" for step in result.applied):
                 self._look_again_at_refused()
             self._log(result)
-            for event in story.landed(result, self.reconciler.wanted.by_owner.get(owner), audit=audit):
+            kinds, asked = self.reconciler.stack.kinds, self.reconciler.wanted.by_owner.get(owner)
+            for event in story.landed(result, asked, audit=audit, kinds=kinds):
                 self._tell(event)
         if self._listener:
             self._listener.landed(result)
@@ -278,7 +279,8 @@ class Controller:
                     self._wake_at(change.owner, (change.not_before - plan.at).total_seconds())
         self._tell_refusals(plan, work)
         for owner in lanes:
-            for event in story.begun(owner, lanes[owner], self.reconciler.wanted.by_owner.get(owner)):
+            asked = self.reconciler.wanted.by_owner.get(owner)
+            for event in story.begun(owner, lanes[owner], asked, self.reconciler.stack.kinds):
                 self._tell(event)
         started = self.reconciler.start(plan)
         with self._wake:
@@ -325,7 +327,7 @@ class Controller:
         current = {refusal.owner: refusal for refusal in plan.refused}
         for owner, refusal in current.items():
             if self._refusals.get(owner) != refusal:
-                self._tell(story.refused(refusal))
+                self._tell(story.refused(refusal, self.reconciler.stack.kinds))
         looked = self._refusals.keys() if work.owners is None else work.owners
         self._refusals = {o: r for o, r in self._refusals.items() if o not in looked} | current
         for owner in dict.fromkeys(change.owner for change in plan.frozen if change.owner != SHARED):

@@ -7,16 +7,18 @@ is the one place that knows which part is given to which.
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 import msgspec
 
 from lbctl import plugins
+from lbctl.cluster import Watch
 from lbctl.controller import USUAL, Controller, Listener, Timing
 from lbctl.errors import LbctlError, SettingsError, Unavailable
 from lbctl.kube import objects
+from lbctl.kube.access import Access, Watched
 from lbctl.kube.claims import Claims
 from lbctl.kube.client import Client
 from lbctl.kube.events import Recorder
@@ -25,7 +27,7 @@ from lbctl.kube.reflector import Reflector
 from lbctl.kube.source import Stores, StoreSource, reflectors
 from lbctl.kube.source import stores as empty_stores
 from lbctl.kube.status import Statuses
-from lbctl.model import Node, Owner, Resource
+from lbctl.model import Ingress, Node, Owner, Resource
 from lbctl.plan import Change
 from lbctl.policy import Policy
 from lbctl.provider import Harness, Plugin, Provider, Scope
@@ -46,11 +48,12 @@ def utcnow() -> datetime:
 
 
 class Cluster:
-    """One Kubernetes cluster: who speaks to it, and what is known of it."""
+    """One Kubernetes cluster: who speaks to it, and what is known of it. `watches` are what its providers read."""
 
-    def __init__(self, client: Client, stores: Stores | None = None) -> None:
+    def __init__(self, client: Client, stores: Stores | None = None, watches: Iterable[Watch] = ()) -> None:
         self.client = client
         self.stores = stores or empty_stores()
+        self.watched = Watched(watches)
         self._reflectors: tuple[Reflector[Any], ...] = ()
 
     def watch(self, timeout: float = 60.0, wanted: Callable[[], bool] = lambda: True) -> None:
@@ -58,7 +61,7 @@ class Cluster:
 
         Raises `Unavailable` if it takes more than `timeout` seconds.
         """
-        self._reflectors = reflectors(self.client, self.stores)
+        self._reflectors = (*reflectors(self.client, self.stores), *self.watched.reflectors(self.client))
         for reflector in self._reflectors:
             reflector.start()
         until = time.monotonic() + timeout
@@ -86,6 +89,17 @@ class Cluster:
         """Is every watch at work, or none begun? What has broken off would leave its store as it was for ever."""
         return all(reflector.alive for reflector in self._reflectors)
 
+    def look(self, watches: Iterable[Watch]) -> None:
+        """Read these once (one-shots). Raises what the API server says."""
+        self.watched = Watched(watches)
+        for reflector in self.watched.reflectors(self.client):
+            reflector.once()
+
+    def access(self, home: str, recorder: Recorder | None = None) -> Access:
+        """The cluster as a provider sees it. Without a recorder nobody hears its Events (one-shots)."""
+        emit = recorder.emit if recorder is not None else lambda *_: None
+        return Access(self.client, self.stores, self.watched, home=home, emit=emit)
+
     def identity(self) -> str:
         """The cluster's id where none is configured: the UID of its kube-system namespace."""
         raw = self.client.get(objects.NAMESPACES.path(name="kube-system"))
@@ -93,13 +107,14 @@ class Cluster:
 
 
 class Options(msgspec.Struct, frozen=True):
-    """What the administrator decided, beyond the providers' own settings."""
+    """What the administrator decided, beyond the providers' own settings. `publishes=False` writes no status."""
 
     default_provider: str | None = None
     claims: bool = True
     policy: Policy = Policy()
     timing: Timing = USUAL
     workers: int = 16
+    publishes: bool = True
 
 
 def make_provider(plugin: Plugin, harness: Harness, nodes: Sequence[Node]) -> Provider:
@@ -127,7 +142,7 @@ def reconciler(
     status = Statuses(
         cluster.client, cluster.stores.services, name, default_provider=default, guard=not provider.claims
     )
-    stack = Stack(wrap(provider), claims if provider.claims else None, status)
+    stack = Stack(wrap(provider), claims if provider.claims else None, status if options.publishes else None)
     return Reconciler(
         stack,
         Wanted(provider.shares),
@@ -162,11 +177,12 @@ class Desk:
         chosen: bool = True,
     ) -> None:
         self.name, self._chosen = plugin.name, chosen
-        self._plugin, self._harness, self._cluster, self._options = plugin, harness, cluster, options
+        self._plugin, self._cluster, self._options = plugin, cluster, options
+        self._harness = msgspec.structs.replace(harness, again=self._again)
         self._recorder, self._listener, self._stepped = recorder, listener, stepped
         self._may_write, self._wrap = may_write, wrap
         self._source = StoreSource(
-            cluster.stores, provider=plugin.name, default_provider=options.default_provider
+            cluster.stores, provider=plugin.name, default_provider=options.default_provider, adopts=self._adopts
         )
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"desk-{plugin.name}", daemon=True)
@@ -273,6 +289,16 @@ class Desk:
         service = self._cluster.stores.services.get(event.owner)
         uid = service.metadata.uid if service else ""
         self._recorder.emit(event.owner, uid, event.type, event.reason, event.message)
+
+    def _adopts(self, status: Sequence[Ingress]) -> bool:
+        return self.controller is not None and self.controller.reconciler.stack.provider.adopts(status)
+
+    def _again(self, owners: Iterable[Owner] | None) -> None:
+        """A provider asks for another look."""
+        if owners is None:
+            self._mark_all()
+        for owner in owners or ():
+            self._mark(owner)
 
     def _mark(self, owner: Owner) -> None:
         if self.controller is not None:

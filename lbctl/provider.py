@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from lbctl.cluster import Kubernetes, NoKubernetes, Watch
 from lbctl.model import Ingress, Key, LoadBalancer, Node, Note, Owner, Ref, Refusal, Resource
 from lbctl.plan import Change, Kind
 
@@ -137,6 +138,9 @@ class Harness(msgspec.Struct, frozen=True):
     take_over        resources of another installation with our cluster id become ours
     now              the clock, for tags and tokens; never for decisions
     on_call          told of every API call, before and after; raising here is how tests crash and throttle a provider
+    kubernetes       the cluster, for providers whose state is there
+    again            asks for another look: at these owners, or (None) at everybody; for changes that only the provider
+                     sees
     """
 
     settings: Mapping[str, str] = {}
@@ -145,6 +149,8 @@ class Harness(msgspec.Struct, frozen=True):
     take_over: bool = False
     now: Callable[[], datetime] = datetime.now
     on_call: Callable[[Call], None] = ignore
+    kubernetes: Kubernetes = NoKubernetes()
+    again: Callable[[Iterable[Owner] | None], None] = lambda _owners: None
 
 
 ProviderFactory = Callable[[Harness], Provider]
@@ -218,6 +224,9 @@ class Plugin(msgspec.Struct, frozen=True):
     `discover` is pure: what the nodes' providerIDs and labels say about settings that nobody gave.
     `privileged` are annotation keys that name existing cloud objects → a glob of the values that do: see `policy.py`.
     `extra` is what to install where `make` raises ImportError: `pip install 'lbctl[aws]'`.
+    `watches` says, from the settings, what of the cluster the provider reads beside Services and Nodes.
+    `speaker` makes the part that runs on every node, if there is one: a provider without claim and status, whose
+    resources are what this node announces. `speaker_watches` is what that one reads. See `lbctl speaker`.
     """
 
     name: str
@@ -226,3 +235,6 @@ class Plugin(msgspec.Struct, frozen=True):
     discover: Callable[[Sequence[Node]], Mapping[str, str]] = lambda _nodes: {}
     privileged: Mapping[str, str] = {}
     extra: str = ""
+    watches: Callable[[Mapping[str, str]], Sequence[Watch]] = lambda _settings: ()
+    speaker: ProviderFactory | None = None
+    speaker_watches: Callable[[Mapping[str, str]], Sequence[Watch]] = lambda _settings: ()

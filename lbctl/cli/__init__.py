@@ -6,7 +6,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ from lbctl.errors import LbctlError, SettingsError
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
+
+    from lbctl.provider import Harness
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("lbctl.cli.sandbox:demo", "See it work: a cluster, a cloud and the controller, all on this machine."),
@@ -35,6 +37,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "version": ("lbctl.cli.about:version", "Which lbctl this is."),
 }
 """verb → (where it is, one line for --help)"""
+
+
+CONNECTION = {
+    "kubeconfig": "The kubeconfig FILE.",
+    "context": "The kubeconfig's context.",
+    "config": "lbctl's configuration FILE.",
+}
+"""What a command that a plugin adds takes beside its own options."""
 
 
 class Verbs(click.Group):
@@ -80,7 +90,35 @@ def _added(name: str) -> click.Command | None:
     if name not in plugins.points(plugins.COMMANDS):
         return None
     found: click.Command = plugins.command(name)
+    _connect(found)
     return found
+
+
+def _connect(command: click.Command) -> None:
+    """Let a plugin's command take what leads to a cluster, and find the `Shell` in its context."""
+    given: dict[str, str] = {}
+
+    def take(ctx: click.Context, option: click.Parameter, value: str | None) -> None:
+        if value:
+            given[str(option.name)] = value
+        ctx.obj = _Shell(given)
+
+    names = {option for parameter in command.params for option in parameter.opts}
+    for name, text in CONNECTION.items():
+        if f"--{name}" not in names:
+            command.params.append(click.Option([f"--{name}"], help=text, expose_value=False, callback=take))
+
+
+class _Shell:
+    """See `lbctl.cluster.Shell`."""
+
+    def __init__(self, given: Mapping[str, str]) -> None:
+        self._given = given
+
+    def harness(self, provider: str) -> "Harness":
+        from lbctl.cli.session import Session
+
+        return Session(self._given).look(provider)
 
 
 @click.group(

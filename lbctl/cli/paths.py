@@ -1,6 +1,6 @@
 """A path per provider, filled from one input: what plan, apply, explain and doctor walk along."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -12,8 +12,9 @@ from lbctl.cli.session import Session, installation, renamed
 from lbctl.daemon import Cluster, make_provider, reconciler, utcnow
 from lbctl.errors import LbctlError, SettingsError
 from lbctl.kube import objects, read
+from lbctl.kube.access import Access
 from lbctl.kube.source import StoreSource
-from lbctl.model import Owner
+from lbctl.model import Ingress, Owner
 from lbctl.plan import Change, Plan
 from lbctl.provider import Provider
 from lbctl.reconcile import Reconciler
@@ -53,8 +54,11 @@ class Paths:
             self.cluster_id = self.cluster_id or given.cluster.identity()
             self._installation = installation(given.cluster.client, session.namespace(), create=writes)
         self.names = only or self._names()
+        if given.cluster is not None:
+            given.cluster.look(session.watches(self.names))
         self.sources = {name: self._source(name) for name in self.names}
         self.paths = {name: self._path(name) for name in self.names}
+        self.refresh()
 
     def _names(self) -> tuple[str, ...]:
         """The providers to ask. Files in which nothing is for anybody need none."""
@@ -107,7 +111,14 @@ class Paths:
     def _source(self, name: str) -> StoreSource:
         default = self._session.config.default_provider or None
         known = self._given.cluster is not None
-        return StoreSource(self._given.stores, provider=name, default_provider=default, endpoints=known)
+        return StoreSource(
+            self._given.stores, provider=name, default_provider=default, endpoints=known,
+            adopts=lambda status: self._adopts(name, status),
+        )  # fmt: skip
+
+    def _adopts(self, name: str, status: Sequence[Ingress]) -> bool:
+        path = self.paths.get(name)
+        return path is not None and path.reconciler is not None and path.reconciler.stack.provider.adopts(status)
 
     def _path(self, name: str) -> Way:
         try:
@@ -117,14 +128,22 @@ class Paths:
                 return Way(name, problem=error)
             # Only Services speak of it: they are told, and nobody else is held up.
             made = self._made(name, plugins.Unconfigured(name, error))
-        fill(made.wanted, self.sources[name])
         return Way(name, made)
 
     def _provider(self, name: str) -> Provider:
         plugin = self._session.plugin(name)
         observe = renamed(self._session.calls, name)
-        harness = self._session.harness(plugin, self.cluster_id, self._installation, observe)
+        harness = self._session.harness(plugin, self.cluster_id, self._installation, observe, self._seen())
         return make_provider(plugin, harness, self.sources[name].nodes())
+
+    def _seen(self) -> Access | None:
+        """The cluster as the provider sees it, with the Services as they would be."""
+        given = self._given
+        if given.cluster is None:
+            return None
+        cluster = Cluster(given.cluster.client, given.stores)
+        cluster.watched = given.cluster.watched
+        return cluster.access(self._session.namespace())
 
     def _made(self, name: str, provider: Provider) -> Reconciler:
         plugin = self._session.installed.get(name)

@@ -52,7 +52,8 @@ class Controllers:
         config = session.config
         client = session.client(lambda call: self._observe(call))
         self._observe = self._metrics.kubernetes_call(client.server)
-        cluster, recorder = Cluster(client), Recorder(client, host=socket.gethostname())
+        cluster = Cluster(client, watches=session.watches(self._chosen()))
+        recorder = Recorder(client, host=socket.gethostname())
         self._daemon = Daemon(cluster, recorder, self._elector(cluster))
         self._furnish(self._daemon, cluster, recorder)
         self._probes = self._probe(config.listen) if config.listen else None
@@ -107,8 +108,9 @@ class Controllers:
         cluster_id = config.cluster_id or cluster.identity()
         installed = installation(cluster.client, self._session.namespace(), create=True)
         claims, chosen = config.claims == "finalizer", self._chosen()
+        seen = cluster.access(self._session.namespace(), recorder)
         for plugin in map(self._plugin, chosen):
-            harness = self._session.harness(plugin, cluster_id, installed, self._metrics.call(plugin.name))
+            harness = self._session.harness(plugin, cluster_id, installed, self._metrics.call(plugin.name), seen)
             daemon.desks.append(
                 Desk(
                     plugin, harness, cluster, self._session.options(plugin, claims=claims), recorder=recorder,

@@ -13,9 +13,10 @@ from lbctl import config as configuration
 from lbctl import plugins
 from lbctl.cli.inputs import provider_of
 from lbctl.cli.output import hint
+from lbctl.cluster import Kubernetes, NoKubernetes, Watch
 from lbctl.config import Config
 from lbctl.controller import Timing
-from lbctl.daemon import Options, utcnow
+from lbctl.daemon import Cluster, Options, utcnow
 from lbctl.errors import SettingsError
 from lbctl.kube import objects
 from lbctl.kube.client import Client, Conflict, Forbidden, NotFound
@@ -92,10 +93,35 @@ class Session:
         """The provider's plugin. Raises `SettingsError` with what to install."""
         return self.installed.get(name) or plugins.plugin(name)
 
-    def harness(self, plugin: Plugin, cluster_id: str, installation: str, observe: Callable[[Call], None]) -> Harness:
-        """What the provider is made with."""
+    def harness(
+        self,
+        plugin: Plugin,
+        cluster_id: str,
+        installation: str,
+        observe: Callable[[Call], None],
+        kubernetes: Kubernetes | None = None,
+    ) -> Harness:
+        """What the provider is made with. `kubernetes` is None where there is no cluster (files alone)."""
         said, take_over = self.config.given(plugin), self.config.take_over
-        return Harness(said, cluster_id, installation, take_over=take_over, now=utcnow, on_call=observe)
+        seen = kubernetes or NoKubernetes()
+        return Harness(
+            said, cluster_id, installation, take_over=take_over, now=utcnow, on_call=observe, kubernetes=seen
+        )
+
+    def watches(self, names: Iterable[str]) -> tuple[Watch, ...]:
+        """What of the cluster these providers read, beside Services and Nodes."""
+        known = [self.installed[name] for name in names if name in self.installed]
+        return tuple(dict.fromkeys(watch for plugin in known for watch in plugin.watches(self.config.given(plugin))))
+
+    def look(self, name: str) -> Harness:
+        """A provider's harness over a cluster that was read once, for commands that plugins add."""
+        plugin = self.plugin(name)
+        cluster = Cluster(self.client())
+        cluster.watch()
+        cluster.stop()
+        cluster.look(plugin.watches(self.config.given(plugin)))
+        identity = self.config.cluster_id or cluster.identity()
+        return self.harness(plugin, identity, "", self.calls, cluster.access(self.namespace()))
 
     def options(self, plugin: Plugin | None, *, claims: bool, prune: bool = True) -> Options:
         """What the administrator decided, for one provider."""

@@ -20,6 +20,7 @@ class Metadata(msgspec.Struct, frozen=True, rename="camel", gc=False):
     namespace: str = ""
     uid: str = ""
     resource_version: str = ""
+    generation: int = 0
     creation_timestamp: datetime | None = None
     deletion_timestamp: datetime | None = None
     labels: dict[str, str] | None = None
@@ -186,6 +187,14 @@ class EndpointSlice(msgspec.Struct, frozen=True, rename="camel", gc=False):
 
 class Namespace(msgspec.Struct, frozen=True, gc=False):
     metadata: Metadata = Metadata()
+
+
+class Custom(msgspec.Struct, frozen=True, gc=False):
+    """Any object that only a provider understands."""
+
+    metadata: Metadata = Metadata()
+    spec: dict[str, Any] = {}
+    status: dict[str, Any] = {}
 
 
 class LeaseSpec(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):

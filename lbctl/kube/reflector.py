@@ -27,7 +27,7 @@ import msgspec
 
 from lbctl.errors import LbctlError, Unavailable
 from lbctl.kube import objects
-from lbctl.kube.client import ApiError, Client, Gone, Stream, Throttled, error
+from lbctl.kube.client import ApiError, Client, Gone, NotFound, Stream, Throttled, error
 from lbctl.kube.objects import ListEnvelope, Object, Resource, Status, Undecodable, WatchEvent
 from lbctl.kube.store import Store
 
@@ -40,6 +40,9 @@ LONGEST_WAIT = 300.0
 
 SILENCE = 70.0
 """Seconds without a byte after which a watch is dead."""
+
+UNKNOWN = 30.0
+"""Seconds until a sort of object that the server does not know is asked for again."""
 
 PAGE = 500
 
@@ -87,6 +90,9 @@ class Backoff:
 class Reflector(Generic[T]):
     """Fills one store with one sort of object, of one namespace or of all.
 
+    `selector` is a label selector. An `optional` sort of object may be unknown to the server: then there are none, and
+    the server is asked again every `UNKNOWN` seconds.
+
     synced    set as soon as the store has been filled once
     bad       what could not be decoded: key → problem
     failing   why the last attempt failed, empty while all is well
@@ -99,6 +105,8 @@ class Reflector(Generic[T]):
         store: Store[T],
         *,
         namespace: str = "",
+        selector: str = "",
+        optional: bool = False,
         watch_list: bool = True,
         silence: float = SILENCE,
         clock: Callable[[], float] = time.monotonic,
@@ -107,6 +115,8 @@ class Reflector(Generic[T]):
         self._client, self._resource, self._store, self._silence = client, resource, store, silence
         self._clock, self._chance = clock, chance
         self._path = resource.path(namespace)
+        self._selector = {"labelSelector": selector} if selector else {}
+        self._optional = optional
         self._decoder = objects.decoder(resource.type)
         self._bare: msgspec.json.Decoder[Any] = msgspec.json.Decoder(objects.Bare)
         self._events: msgspec.json.Decoder[WatchEvent] = msgspec.json.Decoder(WatchEvent)
@@ -143,7 +153,10 @@ class Reflector(Generic[T]):
 
     def once(self) -> None:
         """Fill the store from one consistent list and leave it at that. Raises what the API server says."""
-        self._replace(*self._pages(PAGE))
+        try:
+            self._replace(*self._pages(PAGE))
+        except NotFound as why:
+            self._there_are_none(why)
 
     def run(self) -> None:
         """Until `stop`: fill the store, then follow what changes."""
@@ -153,9 +166,19 @@ class Reflector(Generic[T]):
                 while not self._stop.is_set():
                     self._follow_patiently()
             except LbctlError as why:
+                if self._optional and isinstance(why, NotFound):
+                    self._there_are_none(why)
+                    self._stop.wait(UNKNOWN)
+                    continue
                 self._note_failure(why)
                 self._expired = isinstance(why, Gone) or _too_large(why)
                 self._wait(why)
+
+    def _there_are_none(self, why: NotFound) -> None:
+        """The server does not know this sort of object (any more)."""
+        if not self._optional:
+            raise why
+        self._replace([], "", [])
 
     # -- filling ------------------------------------------------------------------------------------------------
 
@@ -165,7 +188,7 @@ class Reflector(Generic[T]):
                 self._watch(self._initial_params())
                 return
             except (Unsupported, Unfinished, ApiError) as why:
-                if isinstance(why, Throttled | Gone):
+                if isinstance(why, Throttled | Gone | NotFound):
                     raise
                 log.info("no WatchList: list instead", extra={"resource": self._resource.plural, "error": str(why)})
                 # Older servers reject the parameters, or ignore them.
@@ -202,7 +225,7 @@ class Reflector(Generic[T]):
 
     def _page(self, params: dict[str, str]) -> tuple[list[T], str, list[str], str]:
         """(objects, resourceVersion, keys of what cannot be decoded, token of the next page)."""
-        envelope = self._envelope(self._client.get(self._path, params))
+        envelope = self._envelope(self._client.get(self._path, params | self._selector))
         items: list[T] = []
         bad: list[str] = []
         for raw in envelope.items or ():
@@ -234,7 +257,7 @@ class Reflector(Generic[T]):
     def _watch(self, params: dict[str, str]) -> None:
         """Open a watch and follow it until it ends, breaks off, or is silent for too long."""
         minutes = str(int(300 + 300 * self._chance()))
-        asked = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": minutes, **params}
+        asked = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": minutes, **params, **self._selector}
         stream = self._open(asked)
         started, seen = self._clock(), 0
         filling = _Filling[T]() if "sendInitialEvents" in params else None

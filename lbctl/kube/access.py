@@ -1,0 +1,132 @@
+"""The cluster as providers see it (`lbctl.cluster.Kubernetes`), over our stores and client.
+
+`daemon` makes one per provider. What a provider watches has stores and reflectors of its own here; Services, Nodes and
+namespaces are the ones that everybody shares.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from lbctl.cluster import Object, Watch
+from lbctl.errors import LbctlError
+from lbctl.kube import objects, read
+from lbctl.kube.client import MERGE, Client
+from lbctl.kube.objects import Custom, Resource, Service, Undecodable
+from lbctl.kube.reflector import Reflector
+from lbctl.kube.source import Stores
+from lbctl.kube.store import Event, Store
+from lbctl.model import LoadBalancer, Node, Owner
+
+Emit = Callable[[Owner, str, Literal["Normal", "Warning"], str, str], None]
+"""Who tells Events: (owner, uid, type, reason, message)."""
+
+
+class Watched:
+    """The stores of what providers watch, filled like all others."""
+
+    def __init__(self, watches: Iterable[Watch] = ()) -> None:
+        self.stores: dict[Watch, Store[Custom]] = {watch: Store() for watch in watches}
+
+    def reflectors(self, client: Client) -> tuple[Reflector[Any], ...]:
+        """What fills them. A sort of object that the server does not know is empty."""
+        return tuple(
+            Reflector(
+                client, _resource(watch), store, namespace=watch.namespace, selector=watch.selector, optional=True
+            )
+            for watch, store in self.stores.items()
+        )
+
+
+class Access:
+    """One provider's view."""
+
+    def __init__(self, client: Client, stores: Stores, watched: Watched, *, home: str, emit: Emit) -> None:
+        self._client, self._stores, self._watched, self._emit = client, stores, watched, emit
+        self._decoder = objects.decoder(Custom)
+        self._lock = threading.Lock()
+        self._nodes: tuple[Node, ...] = ()
+        self.home = home
+
+    # -- what is known ------------------------------------------------------------------------------------------
+
+    def objects(self, watch: Watch) -> Sequence[Object]:
+        return [_object(item) for item in self._watched.stores[watch].all()]
+
+    def follow(self, watch: Watch, told: Callable[[Object | None, Object | None], None]) -> None:
+        def on_event(_event: Event, old: Custom | None, new: Custom | None) -> None:
+            told(_object(old) if old else None, _object(new) if new else None)
+
+        self._watched.stores[watch].subscribe(on_event)
+
+    def services(self, told: Callable[[Owner, LoadBalancer | None], None]) -> None:
+        def on_event(_event: Event, old: Service | None, new: Service | None) -> None:
+            if new is not None and _may_hold(new):
+                told(read.owner(new), read.any_service(new))
+            elif old is not None and _may_hold(old):
+                told(read.owner(old), None)
+
+        self._stores.services.subscribe(on_event)
+
+    def nodes(self) -> tuple[Node, ...]:
+        with self._lock:
+            self._nodes = read.nodes(self._stores.nodes.all(), self._nodes, every=True)
+            return self._nodes
+
+    def follow_nodes(self, told: Callable[[], None]) -> None:
+        def on_event(_event: Event, old: objects.Node | None, new: objects.Node | None) -> None:
+            if old is None or new is None or read.nodes([old], every=True) != read.nodes([new], every=True):
+                told()
+
+        self._stores.nodes.subscribe(on_event)
+
+    def namespaces(self, name: str) -> Mapping[str, str]:
+        found = self._stores.namespaces.get(name)
+        return (found.metadata.labels if found else None) or {}
+
+    # -- what is written ----------------------------------------------------------------------------------------
+
+    def create(self, watch: Watch, body: Mapping[str, Any], namespace: str = "") -> Object:
+        return self._answer(self._client.request("POST", _resource(watch).path(namespace), body))
+
+    def patch(
+        self, watch: Watch, name: str, body: Mapping[str, Any], namespace: str = "", subresource: str = ""
+    ) -> Object:
+        path = _resource(watch).path(namespace, name, subresource)
+        return self._answer(self._client.request("PATCH", path, body, MERGE))
+
+    def event(self, owner: Owner, kind: Literal["Normal", "Warning"], reason: str, message: str) -> None:
+        service = self._stores.services.get(owner)
+        if service is not None:
+            self._emit(owner, service.metadata.uid, kind, reason, message)
+
+    def _answer(self, body: bytes) -> Object:
+        item = objects.decode(body, self._decoder)
+        if isinstance(item, Undecodable):
+            raise LbctlError(f"the API server's answer for {item.key}: {item.problem}", reason="bad-answer")
+        return _object(item)
+
+
+def _resource(watch: Watch) -> Resource[Custom]:
+    return Resource(watch.plural, Custom, watch.group, watch.version)
+
+
+def _may_hold(service: Service) -> bool:
+    return service.spec.type == "LoadBalancer" or bool(service.spec.external_ips)
+
+
+def _object(item: Custom) -> Object:
+    metadata = item.metadata
+    return Object(
+        name=metadata.name,
+        namespace=metadata.namespace,
+        uid=metadata.uid,
+        version=metadata.resource_version,
+        generation=metadata.generation,
+        created=metadata.creation_timestamp,
+        deleting=metadata.deletion_timestamp is not None,
+        labels=metadata.labels or {},
+        annotations=metadata.annotations or {},
+        spec=item.spec,
+        status=item.status,
+    )
