@@ -315,8 +315,18 @@ class Daemon:
     def __init__(self, cluster: Cluster, recorder: Recorder, elector: Elector | None = None) -> None:
         self.cluster, self._recorder, self._elector = cluster, recorder, elector
         self.desks: list[Desk] = []
+        self._lock = threading.Lock()
+        self._working = False
         self._ended = threading.Event()
         self._lost = False
+
+    def add(self, desk: Desk) -> None:
+        """One more desk; it begins at once if the others are at work. Safe on any thread."""
+        with self._lock:
+            self.desks.append(desk)
+            working = self._working
+        if working:
+            desk.start()
 
     def may_write(self) -> bool:
         """Asked before every write."""
@@ -349,12 +359,17 @@ class Daemon:
             self.cluster.watch(wanted=lambda: not self._ended.is_set())
             self._recorder.start()
             if self._await_lease():
-                for desk in self.desks:
-                    desk.start()
+                self._begin()
                 self._ended.wait()
         finally:
             self._end()
         return not self._lost
+
+    def _begin(self) -> None:
+        with self._lock:
+            self._working, present = True, tuple(self.desks)
+        for desk in present:
+            desk.start()
 
     def _await_lease(self) -> bool:
         if self._elector is None or self._ended.is_set():
@@ -367,10 +382,12 @@ class Daemon:
 
     def _end(self) -> None:
         left: list[str] = []
-        for desk in self.desks:
+        with self._lock:
+            self._working, present = False, tuple(self.desks)
+        for desk in present:
             desk.stop()
         if not self._lost:
-            left = [desk.name for desk in self.desks if desk.controller is not None and not desk.join()]
+            left = [desk.name for desk in present if desk.controller is not None and not desk.join()]
             if left:
                 log.warning("ended with changes in flight", extra={"providers": ",".join(left)})
         self.cluster.stop()

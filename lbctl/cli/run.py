@@ -16,7 +16,7 @@ from lbctl.errors import SettingsError
 
 if TYPE_CHECKING:
     from lbctl.cli.session import Session
-    from lbctl.daemon import Cluster, Daemon
+    from lbctl.daemon import Cluster, Daemon, Desk
     from lbctl.kube.events import Recorder
     from lbctl.kube.lease import Elector
     from lbctl.kube.objects import Service
@@ -49,6 +49,7 @@ class Controllers:
         from lbctl.telemetry import Metrics
 
         self._session, self._metrics = session, Metrics()
+        self._strangers: set[str] = set()
         config = session.config
         client = session.client(lambda call: self._observe(call))
         self._observe = self._metrics.kubernetes_call(client.server)
@@ -56,6 +57,7 @@ class Controllers:
         recorder = Recorder(client, host=socket.gethostname())
         self._daemon = Daemon(cluster, recorder, self._elector(cluster))
         self._furnish(self._daemon, cluster, recorder)
+        cluster.stores.services.subscribe(lambda _event, _old, new: self._meet(new, cluster, recorder))
         self._probes = self._probe(config.listen) if config.listen else None
 
     def run(self) -> bool:
@@ -102,7 +104,6 @@ class Controllers:
         """A desk for every provider: those that run, and those whose Services must hear why nobody serves them."""
         from lbctl.cli.session import installation
         from lbctl.daemon import Desk
-        from lbctl.provider import ignore
 
         config = self._session.config
         cluster_id = config.cluster_id or cluster.identity()
@@ -120,12 +121,26 @@ class Controllers:
             )  # fmt: skip
         self._serving = tuple(daemon.desks)
         for name in self._others(chosen):
-            plugin = _absent(name)
-            options = self._session.options(plugin, claims=False)
-            harness = self._session.harness(plugin, cluster_id, installed, ignore)
-            daemon.desks.append(
-                Desk(plugin, harness, cluster, options, recorder=recorder, may_write=daemon.may_write, chosen=False)
-            )
+            daemon.desks.append(self._absentee(_absent(name), cluster, recorder))
+
+    def _absentee(self, plugin: "Plugin", cluster: "Cluster", recorder: "Recorder") -> "Desk":
+        """A desk that tells the Services of a provider that does not run here why nobody serves them."""
+        from lbctl.daemon import Desk
+        from lbctl.provider import ignore
+
+        options, harness = self._session.options(plugin, claims=False), self._session.harness(plugin, "", "", ignore)
+        daemon = self._daemon
+        return Desk(plugin, harness, cluster, options, recorder=recorder, may_write=daemon.may_write, chosen=False)
+
+    def _meet(self, service: "Service | None", cluster: "Cluster", recorder: "Recorder") -> None:
+        """A class of ours that nobody has heard of: most likely a slip of the pen, and its author is waiting."""
+        from lbctl.cli.inputs import provider_of
+
+        name = provider_of(service) if service is not None else ""
+        known = {desk.name for desk in self._daemon.desks}
+        if name and name not in known and len(self._strangers) < STRANGERS:
+            self._strangers.add(name)
+            self._daemon.add(self._absentee(_unheard_of(name), cluster, recorder))
 
     def _chosen(self) -> tuple[str, ...]:
         try:
@@ -165,6 +180,9 @@ class Controllers:
         return self._metrics.text()
 
 
+STRANGERS = 16
+"""How many unknown classes are answered; more are somebody's game."""
+
 STATES = ("ready", "pending", "failing", "deleting")
 
 
@@ -203,6 +221,17 @@ def _log_step(provider: str) -> Callable[[Any], None]:
         log.info("changed", extra={**fields, "resource": change.name, "because": change.because})
 
     return stepped
+
+
+def _unheard_of(name: str) -> "Plugin":
+    """A plugin for a class that names no provider there is."""
+    from lbctl import plugins
+
+    try:
+        plugins.plugin(name)
+    except SettingsError as error:
+        return _absent(name, SettingsError(f"spec.loadBalancerClass is lbctl.io/{name}: {error.message}"))
+    return _absent(name)
 
 
 def _absent(name: str, why: SettingsError | None = None) -> "Plugin":

@@ -124,18 +124,19 @@ def test_a_lost_lease_ends_the_process(run, world) -> None:
     assert running.process.returncode == codes.ERROR
 
 
-def test_a_service_of_a_provider_that_is_not_configured_hears_why(run, world) -> None:
-    world.put(loadBalancerClass="lbctl.io/gcp")
+@pytest.mark.parametrize(("name", "way_out"), [("gcp", "LBCTL_PROVIDER"), ("memroy", "did you mean memory?")])
+def test_a_service_of_a_provider_that_does_not_run_here_hears_why(run, world, name, way_out) -> None:
+    world.put(loadBalancerClass=f"lbctl.io/{name}")
     running = run("--no-leader-elect")
 
     def told() -> bool:
         found = msgspec.json.decode(world.client.get("/api/v1/namespaces/default/services/web"))
         conditions = found["status"].get("conditions") or []
-        return any(c["reason"] == "provider-not-configured" and "LBCTL_PROVIDER" in c["message"] for c in conditions)
+        return any(c["reason"] == "provider-not-configured" and way_out in c["message"] for c in conditions)
 
     until(told)
     running.end()
-    assert not [line for line in running.lines if '"error"' in line], "nobody chose gcp: that is no error of the log"
+    assert not [line for line in running.lines if '"error"' in line], "nobody chose it: that is no error of the log"
 
 
 def test_probes_and_metrics_answer(world) -> None:
