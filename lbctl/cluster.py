@@ -47,7 +47,8 @@ class Kubernetes(Protocol):
     """What is known of the cluster, at no call, and the few writes that are a provider's own.
 
     Handlers are called on the watches' threads, after the change is known here; they must not block. What is there
-    already is told first. Writes raise `LbctlError`: `not-found`, `conflict` and the like are its `reason`.
+    already is told first. Writes raise `LbctlError` with Kubernetes' own word as its `reason`: `NotFound`, `Conflict`,
+    `AlreadyExists`.
     """
 
     @property
@@ -81,13 +82,13 @@ class Kubernetes(Protocol):
         ...
 
     def create(self, watch: Watch, body: Mapping[str, Any], namespace: str = "") -> Object:
-        """Make an object. `already-exists` is a `LbctlError`."""
+        """Make an object. One of this name is an `AlreadyExists`."""
         ...
 
     def patch(
         self, watch: Watch, name: str, body: Mapping[str, Any], namespace: str = "", subresource: str = ""
     ) -> Object:
-        """A merge patch (RFC 7386). With `metadata.resourceVersion` in the body, a conflict if it changed meanwhile."""
+        """A merge patch (RFC 7386). With `metadata.resourceVersion` in the body it may be a `Conflict`."""
         ...
 
     def event(self, owner: Owner, kind: Literal["Normal", "Warning"], reason: str, message: str) -> None:

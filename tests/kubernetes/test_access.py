@@ -1,0 +1,73 @@
+"""The cluster as a provider sees it, on the real API server and on the sandbox."""
+
+import time
+
+import pytest
+
+from lbctl.cluster import Watch
+from lbctl.daemon import Cluster
+from lbctl.errors import LbctlError
+from lbctl.kube.client import Client
+
+UNKNOWN = Watch("nobodies", "example.test", "v1")
+
+
+def config_maps(kube):
+    return Watch("configmaps", namespace=kube.namespace, selector="app=pools")
+
+
+@pytest.fixture
+def access(kube):
+    cluster = Cluster(Client.from_config(str(kube.kubeconfig), component="access"), watches=[config_maps(kube), UNKNOWN])
+    cluster.watch()
+    yield cluster.access(kube.namespace)
+    cluster.stop()
+
+
+def wait(condition):
+    until = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < until, "it never came"
+        time.sleep(0.02)
+
+
+def body(name="a", **labels):
+    return {"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": name, "labels": labels or {"app": "pools"}}}
+
+
+def test_a_provider_follows_what_it_said_it_watches(kube, access):
+    heard = []
+    access.follow(config_maps(kube), lambda old, new: heard.append((old and old.name, new and new.name)))
+    access.create(config_maps(kube), body(), kube.namespace)
+    access.create(config_maps(kube), body("other", app="else"), kube.namespace)
+    access.patch(config_maps(kube), "a", {"metadata": {"annotations": {"x": "1"}}}, kube.namespace)
+    wait(lambda: heard == [(None, "a"), ("a", "a")])
+    assert [(item.name, item.annotations) for item in access.objects(config_maps(kube))] == [("a", {"x": "1"})]
+
+
+def test_a_sort_that_the_cluster_does_not_know_is_empty(access):
+    assert access.objects(UNKNOWN) == []
+
+
+def test_a_patch_from_an_old_version_is_a_conflict_and_a_second_create_too(kube, access):
+    made = access.create(config_maps(kube), body(), kube.namespace)
+    access.patch(config_maps(kube), "a", {"data": {"k": "v"}}, kube.namespace)
+    stale = {"metadata": {"resourceVersion": made.version}, "data": {"k": "w"}}
+    for write in (lambda: access.patch(config_maps(kube), "a", stale, kube.namespace),
+                  lambda: access.create(config_maps(kube), body(), kube.namespace)):
+        with pytest.raises(LbctlError) as error:
+            write()
+        assert error.value.reason in ("Conflict", "AlreadyExists")
+
+
+def test_every_service_that_may_hold_an_address_is_told_whoever_serves_it(kube, access):
+    heard = {}
+    access.services(lambda owner, lb: heard.update({owner: lb}))
+    kube.service("theirs", loadBalancerClass="example.test/other")
+    kube.service("claims", type="ClusterIP", loadBalancerClass=None, externalIPs=["192.0.2.7"])
+    kube.service("plain", type="ClusterIP", loadBalancerClass=None)
+    names = {f"{kube.namespace}/{name}" for name in ("theirs", "claims")}
+    wait(lambda: {owner for owner in heard if owner.startswith(kube.namespace)} == names)
+    assert [str(ip) for ip in heard[f"{kube.namespace}/claims"].external_ips] == ["192.0.2.7"]
+    kube.delete("theirs")
+    wait(lambda: heard[f"{kube.namespace}/theirs"] is None)
