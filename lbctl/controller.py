@@ -364,7 +364,7 @@ class Controller:
         if result.unclear:
             self._unclear.add(owner)
         if worth_telling(result, self.reconciler.wanted.by_owner.get(owner)):
-            self._untold[owner] = failure(result)
+            self._untold[owner] = failure(result, again=True)
 
     def _patience(self, owner: Owner, seconds: float) -> float:
         """A short wait that comes again and again grows: a lasting 409 is not asked about five times a second."""

@@ -10,6 +10,7 @@ Planning is serial and fast; applying is concurrent (`apply.py`). An owner in fl
 lands, and what is in flight counts as taken.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
 
@@ -86,14 +87,24 @@ class Reconciler:
 
     def apply(self, plan: Plan, timeout: float | None = None) -> Report:
         """Carry a plan out, say what failed in the statuses, and wait for it all (at most `timeout` seconds)."""
-        results = self._results = {}
+        self.begin(plan)
+        return self.finish(timeout)
+
+    def begin(self, plan: Plan) -> None:
+        """Start a plan whose end `finish` waits for."""
+        self._results = {}
         self.start(plan)
+
+    def finish(self, timeout: float | None = None) -> Report:
+        """Wait for what `begin` started, say what failed in the statuses, and tell how every lane landed."""
+        until = None if timeout is None else time.monotonic() + timeout
         self.lanes.wait(timeout)
-        self._results = None
-        failures = {o: failure(r) for o, r in results.items() if worth_telling(r, self.wanted.by_owner.get(o))}
+        results, self._results = self._results or {}, None
+        asked = self.wanted.by_owner
+        failures = {o: failure(r, again=False) for o, r in results.items() if worth_telling(r, asked.get(o))}
         if failures:
             self.start(self.tell(failures))
-            self.lanes.wait(timeout)
+            self.lanes.wait(None if until is None else max(0.1, until - time.monotonic()))
         return Report(results, self.lanes.busy())
 
     def admitted(self, owners: frozenset[Owner] | None) -> tuple[tuple[LoadBalancer, ...], tuple[Refusal, ...]]:
@@ -157,7 +168,7 @@ def worth_telling(result: Result, load_balancer: LoadBalancer | None) -> bool:
     return result.outcome == "failed" or not load_balancer.status
 
 
-def failure(result: Result) -> Failure:
-    """What a lane that did not end well is to be remembered by, in the Service's condition."""
-    waiting = isinstance(result.error, Retry)
-    return Failure(result.reason, result.message if waiting else f"{result.message} (lbctl tries again)")
+def failure(result: Result, *, again: bool) -> Failure:
+    """What a lane that did not end well is remembered by, in the Service's condition. `again`: it is tried again."""
+    waits = isinstance(result.error, Retry) or not again
+    return Failure(result.reason, result.message if waits else f"{result.message} (lbctl tries again)")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lbctl.kube import objects
     from lbctl.model import Owner
     from lbctl.plan import Change, Plan
+    from lbctl.reconcile import Report
     from lbctl.render import Preview
 
 USUAL_WAIT = 300.0
@@ -256,20 +257,22 @@ class _Run:
         ended, deadline = _Ended(), time.monotonic() + (PATIENCE if wait is None else wait)
         while True:
             self._progress.start(sum(len(plan.changes) for plan in plans.values()))
-            late: dict[str, frozenset[Owner]] = {}
-            for name, plan in plans.items():
-                path = self._paths.paths[name].reconciler
-                if path is not None and plan.changes:
-                    report = path.apply(plan, max(0.1, deadline - time.monotonic()))
-                    ended.take(name, report.results)
-                    late[name] = report.late
-            if any(late.values()):
-                ended.late = True
+            for name, report in self._together(plans, deadline):
+                ended.take(name, report.results)
+                ended.late = ended.late or bool(report.late)
             pause = min((r.after for r in ended.ended("retry")), default=None)
             if pause is None or ended.late or ended.lost or time.monotonic() + pause > deadline:
                 return ended
             _pause(pause)
             plans = self._again(ended)
+
+    def _together(self, plans: Mapping[str, "Plan"], deadline: float) -> "list[tuple[str, Report]]":
+        """Every provider's plan at the same time: one that is slow costs the others nothing."""
+        due = {name: plan for name, plan in plans.items() if plan.changes}
+        begun = [(name, path) for name in due if (path := self._paths.paths[name].reconciler) is not None]
+        for name, path in begun:
+            path.begin(due[name])
+        return [(name, path.finish(max(0.1, deadline - time.monotonic()))) for name, path in begun]
 
     def _again(self, ended: _Ended) -> dict[str, "Plan"]:
         """A fresh plan for those who asked to be tried again. What needs nothing any more is done."""
