@@ -64,6 +64,7 @@ def plan(
 
 
 def save(path: Path, text: str) -> None:
-    """Readable by the owner only: annotations may say more than everybody should know."""
+    """Readable by the owner only, whatever the file was before: annotations may say more than all should know."""
     path.touch(mode=0o600)
+    path.chmod(0o600)
     path.write_text(text)
