@@ -54,6 +54,9 @@ class Cluster:
         self.client = client
         self.stores = stores or empty_stores()
         self.watched = Watched(watches)
+        self.misread: dict[str, str] = {}
+        """Services that could not be decoded, and why."""
+        self.on_misread: Callable[[str, str], None] = lambda _key, _why: None
         self._reflectors: tuple[Reflector[Any], ...] = ()
 
     def watch(self, timeout: float = 60.0, wanted: Callable[[], bool] = lambda: True) -> None:
@@ -61,7 +64,8 @@ class Cluster:
 
         Raises `Unavailable` if it takes more than `timeout` seconds.
         """
-        self._reflectors = (*reflectors(self.client, self.stores), *self.watched.reflectors(self.client))
+        shared = reflectors(self.client, self.stores, misread=self._misread)
+        self._reflectors = (*shared, *self.watched.reflectors(self.client))
         for reflector in self._reflectors:
             reflector.start()
         until = time.monotonic() + timeout
@@ -69,6 +73,10 @@ class Cluster:
             while wanted() and not reflector.synced.wait(0.2):
                 if time.monotonic() >= until:
                     self._give_up(reflector.failing or "no answer")
+
+    def _misread(self, key: str, why: str) -> None:
+        self.misread[key] = why
+        self.on_misread(key, why)
 
     def _give_up(self, why: str) -> NoReturn:
         self.stop()
@@ -368,8 +376,16 @@ class Daemon:
     def _begin(self) -> None:
         with self._lock:
             self._working, present = True, tuple(self.desks)
+        self.cluster.on_misread = self._tell_misread
+        for key, why in dict(self.cluster.misread).items():
+            self._tell_misread(key, why)
         for desk in present:
             desk.start()
+
+    def _tell_misread(self, key: str, why: str) -> None:
+        """Its author hears it: nobody else can mend a Service that cannot be read."""
+        message = f"Error syncing load balancer: undecodable: {why}: mend the Service; until then it stays as it was"
+        self._recorder.emit(Owner(key), "", "Warning", "SyncLoadBalancerFailed", message)
 
     def _await_lease(self) -> bool:
         if self._elector is None or self._ended.is_set():

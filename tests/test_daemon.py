@@ -43,6 +43,19 @@ def test_the_lease_is_given_back_only_when_nothing_is_in_flight(finished: bool) 
     assert elector.stopped == [{"release": finished}]
 
 
+def test_whoever_wrote_a_service_that_cannot_be_read_hears_it_from_the_leader() -> None:
+    said: list[str] = []
+    cluster = Cluster(SimpleNamespace(server="none"))  # type: ignore[arg-type]
+    recorder: Any = Part(emit=lambda owner, *more: said.append(f"{owner} {more[-1]}"))
+    daemon = Daemon(cluster, recorder)
+    cluster._misread("default/early", "ports are no list")
+    assert said == []
+    daemon._begin()
+    cluster._misread("default/late", "type is a number")
+    assert [text.split()[0] for text in said] == ["default/early", "default/late"]
+    assert all("undecodable" in text and "mend" in text for text in said)
+
+
 def test_a_desk_or_a_watch_that_broke_off_makes_it_unhealthy() -> None:
     assert all(house(SimpleNamespace(alive=True))[0].healthy().values())
     assert house(SimpleNamespace(alive=False))[0].healthy() == {"lease": True, "watches": True, "desks": False}

@@ -93,6 +93,8 @@ class Reflector(Generic[T]):
     `selector` is a label selector. An `optional` sort of object may be unknown to the server: then there are none, and
     the server is asked again every `UNKNOWN` seconds.
 
+    `misread` is told of each object that cannot be decoded, and why, once.
+
     synced    set as soon as the store has been filled once
     bad       what could not be decoded: key → problem
     failing   why the last attempt failed, empty while all is well
@@ -107,6 +109,7 @@ class Reflector(Generic[T]):
         namespace: str = "",
         selector: str = "",
         optional: bool = False,
+        misread: Callable[[str, str], None] = lambda _key, _problem: None,
         watch_list: bool = True,
         silence: float = SILENCE,
         clock: Callable[[], float] = time.monotonic,
@@ -116,7 +119,7 @@ class Reflector(Generic[T]):
         self._clock, self._chance = clock, chance
         self._path = resource.path(namespace)
         self._selector = {"labelSelector": selector} if selector else {}
-        self._optional = optional
+        self._optional, self._misread = optional, misread
         self._decoder = objects.decoder(resource.type)
         self._bare: msgspec.json.Decoder[Any] = msgspec.json.Decoder(objects.Bare)
         self._events: msgspec.json.Decoder[WatchEvent] = msgspec.json.Decoder(WatchEvent)
@@ -343,6 +346,7 @@ class Reflector(Generic[T]):
             if self.bad.get(item.key) != item.problem:
                 fields = {"resource": self._resource.plural, "object": item.key, "error": item.problem}
                 log.warning("an object cannot be decoded: it is left as it was last known", extra=fields)
+                self._misread(item.key, item.problem)
             self.bad[item.key] = item.problem
         else:
             self.bad.pop(objects.key(item), None)

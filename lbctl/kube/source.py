@@ -32,10 +32,15 @@ def stores() -> Stores:
     return Stores(store.services(), store.nodes(), store.slices(), store.namespaces())
 
 
-def reflectors(client: Client, stores: Stores, **options: Any) -> tuple[Reflector[Any], ...]:
-    """What fills them: `start` each to follow the cluster, or call `once` on each for one look."""
+def reflectors(
+    client: Client, stores: Stores, *, misread: Callable[[str, str], None] = lambda _key, _why: None, **options: Any
+) -> tuple[Reflector[Any], ...]:
+    """What fills them: `start` each to follow the cluster, or call `once` on each for one look.
+
+    `misread` is told of Services that cannot be decoded.
+    """
     return (
-        Reflector(client, objects.SERVICES, stores.services, **options),
+        Reflector(client, objects.SERVICES, stores.services, misread=misread, **options),
         Reflector(client, objects.NODES, stores.nodes, **options),
         Reflector(client, objects.SLICES, stores.slices, **options),
         Reflector(client, objects.NAMESPACES, stores.namespaces, **options),
