@@ -208,6 +208,77 @@ class Known:
             return tuple(r for owner in chosen for r in self._by_owner.get(owner, {}).values())
 
 
+class Figure(msgspec.Struct, frozen=True):
+    """One number for the metrics page. A `counter` only grows."""
+
+    name: str
+    help: str
+    value: float
+    labels: Mapping[str, str] = {}
+    counter: bool = True
+
+
+class Speaker(Protocol):
+    """What runs on every node for as long as the node does, whether the cluster can be reached or not.
+
+    `lbctl speaker` makes it before it knows any cluster (`Harness.kubernetes` is empty then, `cluster_id` too, unless
+    it was configured), so that it can take up what it did last while the API server is away.
+    """
+
+    def join(self, harness: Harness) -> Provider:
+        """The cluster answers: what this node does follows the one path from now on. Called once."""
+        ...
+
+    def leave(self) -> None:
+        """Hand over in good order, and end. Takes a few seconds at most."""
+        ...
+
+    def checks(self) -> Mapping[str, bool]:
+        """What /livez asks: whether a restart would mend something."""
+        ...
+
+    def figures(self) -> Iterable[Figure]:
+        """For /metrics."""
+        ...
+
+
+SpeakerFactory = Callable[[Harness], Speaker]
+
+
+class Sight(msgspec.Struct, frozen=True):
+    """One thing that a provider shows to people: `ok` is None where it is neither good nor bad.
+
+    `way` is the command that shows it, or what to do about it.
+    """
+
+    topic: str
+    text: str
+    ok: bool | None = None
+    way: str = ""
+
+
+class Insight(Protocol):
+    """What a provider can tell of the cluster beyond conditions. It reads, and writes nothing."""
+
+    heading: str
+    """Of its column in `lbctl status`."""
+
+    def cell(self, addresses: Sequence[str]) -> str:
+        """What stands there for a Service with these addresses."""
+        ...
+
+    def explain(self, load_balancer: LoadBalancer) -> Iterable[Sight]:
+        """More stations on the way of a packet to this Service, for `lbctl explain`."""
+        ...
+
+    def findings(self) -> Iterable[Sight]:
+        """What `lbctl doctor` ought to say: what is wrong has `ok=False`."""
+        ...
+
+
+InsightFactory = Callable[[Harness], Insight]
+
+
 class Setting(msgspec.Struct, frozen=True):
     """One setting of a provider: `--aws-region`, `LBCTL_AWS_REGION` (or one of `env`), `aws.region` in the file."""
 
@@ -226,7 +297,9 @@ class Plugin(msgspec.Struct, frozen=True):
     `extra` is what to install where `make` raises ImportError: `pip install 'lbctl[aws]'`.
     `watches` says, from the settings, what of the cluster the provider reads beside Services and Nodes.
     `speaker` makes the part that runs on every node, if there is one: a provider without claim and status, whose
-    resources are what this node announces. `speaker_watches` is what that one reads. See `lbctl speaker`.
+    resources are what this node announces. `speaker_watches` is what that one reads (the settings hold lbctl's own
+    namespace as `home`), `speaker_settings` are its flags. See `lbctl speaker`.
+    `insight` makes what status, explain and doctor show of it; it reads what `speaker_watches` says.
     """
 
     name: str
@@ -236,5 +309,7 @@ class Plugin(msgspec.Struct, frozen=True):
     privileged: Mapping[str, str] = {}
     extra: str = ""
     watches: Callable[[Mapping[str, str]], Sequence[Watch]] = lambda _settings: ()
-    speaker: ProviderFactory | None = None
+    speaker: SpeakerFactory | None = None
     speaker_watches: Callable[[Mapping[str, str]], Sequence[Watch]] = lambda _settings: ()
+    speaker_settings: tuple[Setting, ...] = ()
+    insight: InsightFactory | None = None
