@@ -2,272 +2,141 @@
 
 `dataplane.py` feeds it whole Ethernet frames, links, standing orders and the time, and does what it answers (`Out`);
 `segment.py` feeds several of them in virtual time. Every method returns what to do now; `deadline()` says when `tick`
-must be called next, at the latest. All times are seconds of one monotonic clock (CLOCK_MONOTONIC: control and data
-plane of a node share it, so control can say a time of a `Report` on the wall).
+must be called next, at the latest. The values that go in and out are in `values.py`; who lives is in `roll.py`.
 
-A standing order ranks the nodes for one address. Who speaks is decided here, with nobody asked:
+A standing order ranks the nodes for one address. Who speaks is decided here, and nobody is asked:
 
-    who comes first     settled nodes (and whoever was heard announcing the address) in ranking order, then unsettled
-                        ones, leaving ones last; the dead are skipped
-    I come first        announce at once; but *ask the wire* first (one ARP probe, or a DAD-like NS) if a better one
-                        is merely unheard or I am unsettled, and *probe* (RFC 5227) an address never seen announced
-    another comes first I keep answering until it is heard announcing: never nobody
+    who comes first     settled nodes (and whoever was heard announcing the address) in the ranking's order, then
+                        unsettled ones, leaving ones last; the dead are skipped
+    I come first        I announce at once; but I *ask the wire* first (one ARP probe, or a DAD-like solicitation) if a
+                        better one is merely unheard, or I am unsettled; and I *probe* an address never seen announced
+    another comes first if I was speaking, I keep answering until I hear it announce: never nobody
+    another claims it   a speaker: whoever comes first defends (a gratuitous announcement), the other yields at once;
+                        a stranger: it is reported, and defended against at most every `Timing.defend`
 
-Dead means: unheard for `Timing.dead` on every link that can carry the address.
+Dead means: unheard for `Timing.dead` on every link that can carry the address. A node that was frozen or cut off knows
+that others may have taken over: it is unsettled, and asks.
 
-The values of this module go through msgspec (`channel.py`): encode with `enc_hook=str`, decode with
-`dec_hook=revive`.
+Two whose orders differ may both think that they come first. That ends with the control plane's next word; until then,
+the one with the lesser fingerprint defers after its third defence.
 """
 
 import enum
+import heapq
+import itertools
+import math
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
-from ipaddress import (
-    IPv4Address,
-    IPv4Interface,
-    IPv4Network,
-    IPv6Address,
-    IPv6Interface,
-    IPv6Network,
-    _BaseAddress,
-    _BaseNetwork,
-    ip_address,
-    ip_interface,
-    ip_network,
+from ipaddress import IPv6Address
+
+from lbctl_l2.packets import (
+    BROADCAST,
+    Advertisement,
+    Arp,
+    Beat,
+    Drop,
+    Flag,
+    Packet,
+    Solicitation,
+    answer,
+    arp_probe,
+    arp_reply,
+    duplicate_check,
+    fingerprint,
+    gratuitous,
+    parse,
+    solicited_node,
+    unsolicited,
 )
-from typing import TYPE_CHECKING, Any
+from lbctl_l2.roll import Roll
+from lbctl_l2.values import (
+    AddressReport,
+    Conflict,
+    Counters,
+    IPAddress,
+    IPInterface,
+    IPNetwork,
+    Join,
+    Leave,
+    Link,
+    Order,
+    Out,
+    Peer,
+    PeerLink,
+    PeerReport,
+    Report,
+    Send,
+    State,
+    Timing,
+    revive,
+)
 
-import msgspec
+__all__ = [
+    "AddressReport", "Conflict", "Counters", "IPAddress", "IPInterface", "IPNetwork", "Join", "Leave", "Link",
+    "Machine", "Order", "Out", "Peer", "PeerLink", "PeerReport", "Report", "Send", "State", "Timing", "revive",
+]
 
-if TYPE_CHECKING:
-    IPAddress = IPv4Address | IPv6Address
-    IPNetwork = IPv4Network | IPv6Network
-    IPInterface = IPv4Interface | IPv6Interface
-else:
-    # msgspec decodes no union of two foreign classes, but it does decode their common base.
-    IPAddress = IPInterface = _BaseAddress
-    IPNetwork = _BaseNetwork
+MOST_CONFLICTS = 64
+"""How many conflicts are remembered: strangers must not make us grow."""
+LISTENERS = 3
+"""So many of a ranking's first listen to an IPv6 address's group: switches learn of a group slower than we take over."""
+PATIENCE = 3
+"""After so many defences against the same speaker, the one with the lesser fingerprint defers."""
+NEVER = math.inf
 
-
-def revive(kind: type, text: str) -> Any:
-    """An address, interface (with a slash) or network from its text: msgspec's `dec_hook` for this module's values."""
-    if kind is _BaseNetwork:
-        return ip_network(text)
-    if kind is IPv6Address:
-        return IPv6Address(text)
-    return ip_interface(text) if "/" in text else ip_address(text)
+_ANSWERING = (State.SPEAKING, State.YIELDING)
+_TRYING = (State.ASKING, State.PROBING)
 
 
-# -- what goes in ---------------------------------------------------------------------------------------------------
+class _Rank(enum.IntEnum):
+    """What comes before the place in the ranking."""
+
+    SETTLED = 0
+    UNSETTLED = 1
+    LEAVING = 2
+    UNRANKED = 3
 
 
-class Link(msgspec.Struct, frozen=True):
-    """One own network interface that is not excluded and has no master, as netlink shows it.
+class _Address:
+    """One address: its order, and how far we are with it.
 
-    up          IFF_UP and carrier
-    arp, ndp    it can do these: Ethernet, not IFF_NOARP, BROADCAST (ARP) or MULTICAST (NDP)
-    addresses   its own addresses with their prefixes, link-local ones too
-    link_local  its IPv6 link-local address, None while it is tentative or failed DAD: no NDP without one (RFC 4861)
+    due         when something must be done for it; `NEVER`: nothing is pending
+    first       who came first when it was last judged
+    holder      who was last heard announcing it, or answering for it
+    seen        somebody has announced it, so that it needs no duplicate probe
+    links       where it is announced and answered for: allowed, up, and able to carry its family
+    judged      the links that decide who lives: those with a network that contains it, else all allowed
+    able        one of the judged links is up
+    questions   still to be asked
+    round       the next of `Timing.rounds`, counted from `announced`
     """
 
-    index: int
-    name: str
-    mac: bytes
-    up: bool = True
-    arp: bool = True
-    ndp: bool = True
-    addresses: tuple[IPInterface, ...] = ()
-    link_local: IPv6Address | None = None
+    __slots__ = (
+        "able", "announced", "defences", "defended", "deferred", "due", "first", "gratuitous", "groups",
+        "holder", "judged", "links", "lost_links", "order", "packed", "questions", "replies", "requests", "round",
+        "seen", "since", "state", "v6",
+    )
 
+    def __init__(self, order: Order, now: float) -> None:
+        self.order = order
+        self.packed = order.address.packed
+        self.v6 = order.address.version == 6
+        self.state, self.since, self.due = State.STANDBY, now, NEVER
+        self.first = self.deferred = ""
+        self.holder, self.seen = "", False
+        self.links: dict[int, Link] = {}
+        self.judged: frozenset[int] = frozenset()
+        self.able = False
+        self.lost_links: float | None = None
+        self.groups: set[tuple[int, bytes]] = set()
+        self.questions = self.round = self.defences = 0
+        self.announced = self.defended = -NEVER
+        self.requests = self.replies = self.gratuitous = 0
 
-class PeerLink(msgspec.Struct, frozen=True):
-    """One interface of another speaker, from its Lease. `networks` without link-local ones (those are everywhere)."""
-
-    name: str
-    mac: bytes
-    networks: tuple[IPNetwork, ...] = ()
-
-
-class Peer(msgspec.Struct, frozen=True):
-    """Another speaker. One that is dead stays on the roll until its Lease is gone. Myself in the roll is ignored."""
-
-    name: str
-    links: tuple[PeerLink, ...] = ()
-
-
-class Order(msgspec.Struct, frozen=True):
-    """The standing order for one address.
-
-    ranking     node names, best first; a node that is not in it never takes the address, and gives it up
-    interfaces  names of the only interfaces to announce on; None: all
-    probe       the address was never seen announced: probe it for duplicates first (RFC 5227 §2.1.1, RFC 4862 §5.4)
-    periodic    seconds between gratuitous announcements after the first five; 0: none
-    """
-
-    address: IPAddress
-    ranking: tuple[str, ...]
-    interfaces: frozenset[str] | None = None
-    probe: bool = False
-    periodic: float = 0.0
-
-
-class Timing(msgspec.Struct, frozen=True):
-    """All times, in seconds. The worst case of a failover is `dead` + `ask` after the last heartbeat.
-
-    beat      between two heartbeats to the same peer
-    dead      a peer is dead when unheard for so long; two beats lost, or one and 130 ms late
-    ask       how long an answer to "does anybody answer for this address?" is awaited
-    again     before asking again, where somebody answered who ought not to
-    greet     after a start, or a link's return, how long peers are given to answer a ping before they count as dead
-    probe     between two of the `probes` of a never announced address
-    reprobe   before a duplicate address is probed again
-    frozen    own silence after which others may have taken over (less than dead + ask, more than a late beat)
-    deaf      after having been frozen, frames are as old as the freeze: they are not read for so long
-    settle    a node that started, froze or was cut off gets nothing back for so long
-    handover  between two askings whether the new one speaks, while the old one still answers
-    release   a node that is no longer in the ranking stops answering after so long, whatever the others do
-    leave     leaving in good order takes at most so long
-    defend    at most one defence per address against a stranger in so long (RFC 5227 §2.4: DEFEND_INTERVAL)
-    hello     between two broadcast heartbeats, where not everybody hears everybody (more than 20 speakers)
-    rounds    when the gratuitous announcements go out; Linux ignores a second one within its ARP locktime of 1 s
-    """
-
-    beat: float = 0.1
-    dead: float = 0.23
-    ask: float = 0.04
-    again: float = 1.0
-    greet: float = 0.1
-    probe: float = 0.1
-    probes: int = 3
-    reprobe: float = 10.0
-    frozen: float = 0.25
-    deaf: float = 0.02
-    settle: float = 30.0
-    handover: float = 2.0
-    release: float = 10.0
-    leave: float = 1.5
-    defend: float = 10.0
-    hello: float = 5.0
-    rounds: tuple[float, ...] = (0.0, 1.1, 2.2, 3.3, 4.4)
-
-
-# -- what comes out -------------------------------------------------------------------------------------------------
-
-
-class Send(msgspec.Struct, frozen=True, tag=True):
-    """Send this whole Ethernet frame on the link of this index. A failed send is not repeated: the next round is."""
-
-    link: int
-    frame: bytes
-
-
-class Join(msgspec.Struct, frozen=True, tag=True):
-    """Join this solicited-node group on this link (IPV6_JOIN_GROUP), so that MLD and the NIC let its frames through."""
-
-    link: int
-    group: IPv6Address
-
-
-class Leave(msgspec.Struct, frozen=True, tag=True):
-    """Leave this group on this link. Never said of a link that has gone: the kernel has left it there."""
-
-    link: int
-    group: IPv6Address
-
-
-Out = Send | Join | Leave
-
-
-class State(enum.StrEnum):
-    """What this node does about one address. It answers in `SPEAKING` and `YIELDING`, and in no other state."""
-
-    STANDBY = "standby"
-    """Another comes first."""
-    ASKING = "asking"
-    """I come first, and am asking the wire whether somebody answers."""
-    PROBING = "probing"
-    """I come first, and am probing a never announced address."""
-    SPEAKING = "speaking"
-    YIELDING = "yielding"
-    """Another comes first now; I answer until it does."""
-    DUPLICATE = "duplicate"
-    """A stranger answered my probe or question: not announced; asked again now and then."""
-    NO_LINK = "no-link"
-    """I come first, but no interface that may carry the address is up."""
-
-
-class AddressReport(msgspec.Struct, frozen=True):
-    """One address: `since` is when its state began, `holder` who was last heard announcing it ("" if nobody)."""
-
-    address: IPAddress
-    state: State
-    since: float
-    holder: str = ""
-    requests: int = 0
-    replies: int = 0
-    gratuitous: int = 0
-
-
-class PeerReport(msgspec.Struct, frozen=True):
-    """One peer. `heard` is when it was last heard (None: never). `shared`: no common link means `alive` is assumed."""
-
-    name: str
-    alive: bool
-    heard: float | None = None
-    unsettled: bool = False
-    leaving: bool = False
-    shared: bool = True
-
-
-class Conflict(msgspec.Struct, frozen=True):
-    """Somebody who is no speaker claims one of our addresses. At most 64 are kept, the latest."""
-
-    address: IPAddress
-    mac: bytes
-    link: str
-    first: float
-    last: float
-    count: int
-
-
-class Counters(msgspec.Struct, frozen=True):
-    """Since the start. `dropped` is by reason (`packets.Drop` and a few of this module's own).
-
-    requests, replies  ARP requests and solicitations for a served address; answers given
-    gratuitous         frames of gratuitous announcement
-    failovers          addresses taken over from somebody who was dead
-    dark               seconds, summed over those: from the last sign of life to the first announcement
-    beats              heartbeat frames among `sent`
-    """
-
-    requests: int = 0
-    replies: int = 0
-    gratuitous: int = 0
-    conflicts: int = 0
-    defences: int = 0
-    failovers: int = 0
-    dark: float = 0.0
-    beats: int = 0
-    sent: int = 0
-    received: int = 0
-    frozen: int = 0
-    dropped: dict[str, int] = {}
-
-
-class Report(msgspec.Struct, frozen=True):
-    """All that control wants to know. `at` is the machine's time when it was made."""
-
-    me: str
-    at: float
-    settled: bool
-    leaving: bool
-    left: bool
-    addresses: tuple[AddressReport, ...]
-    peers: tuple[PeerReport, ...]
-    conflicts: tuple[Conflict, ...]
-    counters: Counters
-
-
-# -- the machine ----------------------------------------------------------------------------------------------------
+    def place(self, name: str) -> int:
+        """The place in the ranking; behind all if it has none."""
+        ranking = self.order.ranking
+        return ranking.index(name) if name in ranking else len(ranking)
 
 
 class Machine:
@@ -275,46 +144,708 @@ class Machine:
 
     def __init__(self, me: str, cluster: str, timing: Timing, now: float) -> None:
         """A node that starts is unsettled. `cluster` keeps the heartbeats of two installations on one wire apart."""
-        raise NotImplementedError
-
-    @property
-    def revision(self) -> int:
+        self._me, self._node, self._timing = me, fingerprint(me, 8), timing
+        self._out: list[Out] = []
+        self._roll = Roll(me, cluster, timing, now, self._send)
+        self._addresses: dict[IPAddress, _Address] = {}
+        self._index: dict[bytes, _Address] = {}
+        self._links: dict[int, Link] = {}
+        self._macs: frozenset[bytes] = frozenset()
+        self._groups: Counter[tuple[int, bytes]] = Counter()
+        self._heap: list[tuple[float, int, _Address]] = []
+        self._order_of_due = itertools.count()
+        self._conflicts: OrderedDict[tuple[bytes, bytes], Conflict] = OrderedDict()
+        self._counts: Counter[str] = Counter()
+        self._dropped: Counter[str] = Counter()
+        self._dark = 0.0
+        self._speaking = 0
+        self._now, self._deaf = now, -NEVER
+        self._settles, self._leaves, self._left = now + timing.settle, NEVER, False
+        self.revision = 0
         """Grows whenever a report would say something new besides counters and times."""
-        raise NotImplementedError
+        self._flag()
 
     @property
     def left(self) -> bool:
         """After `leave`: nothing is left to do here, end now."""
-        raise NotImplementedError
+        return self._left
+
+    # -- what comes in --
 
     def set_links(self, links: Iterable[Link], now: float) -> list[Out]:
         """All own links. A late one, or one whose carrier is back, gets groups joined and its addresses announced."""
-        raise NotImplementedError
+        self._enter(now)
+        self._links = {link.index: link for link in links}
+        self._macs = frozenset(link.mac for link in self._links.values())
+        self._groups = Counter({key: n for key, n in self._groups.items() if key[0] in self._links})
+        for address in self._addresses.values():
+            self._place(address)
+        self._roll.set_links(self._links, now)
+        self._react()
+        self._judge_all()
+        return self._flush()
 
     def set_orders(self, orders: Iterable[Order], peers: Sequence[Peer], now: float) -> list[Out]:
         """All standing orders and the whole roll of speakers. An address without an order ends without a frame."""
-        raise NotImplementedError
+        self._enter(now)
+        self._roll.set_peers(peers, now)
+        named = {order.address: order for order in orders}
+        for gone in self._addresses.keys() - named.keys():
+            self._forget(self._addresses[gone])
+        fresh = [self._take(order) for order in named.values()]
+        self._react()
+        for address in fresh:
+            if address is not None:
+                self._judge(address)
+        return self._flush()
 
     def settle(self, now: float) -> list[Out]:
         """Count as settled from now on, instead of after `Timing.settle`."""
-        raise NotImplementedError
+        self._enter(now)
+        self._settled()
+        return self._flush()
 
     def leave(self, now: float) -> list[Out]:
         """Hand over in good order: tell all, answer until others announce (at most `Timing.leave`), then `left`."""
-        raise NotImplementedError
+        self._enter(now)
+        if self._leaves == NEVER:
+            self._leaves = now + self._timing.leave
+            self._flag()
+            self._roll.hello_all(now)
+            self._judge_all()
+            self.revision += 1
+        return self._flush()
 
     def frame(self, link: int, data: bytes, now: float) -> list[Out]:
         """A whole Ethernet frame, ARP or IPv6, as AF_PACKET gives it on the link of this index."""
-        raise NotImplementedError
+        self._enter(now)
+        self._counts["received"] += 1
+        drop = self._receive(self._links.get(link), data)
+        if drop is not None:
+            self._dropped[drop] += 1
+        return self._flush()
 
     def tick(self, now: float) -> list[Out]:
         """Do what is due. Calling it early is harmless; more than `Timing.frozen` late means: I was frozen."""
-        raise NotImplementedError
+        self._enter(now)
+        if now >= self._settles:
+            self._settled()
+        self._roll.tick(now)
+        self._react()
+        while self._heap and self._heap[0][0] <= now:
+            due, _, address = heapq.heappop(self._heap)
+            if address.due == due:
+                address.due = NEVER
+                self._act(address)
+        return self._flush()
 
     def deadline(self) -> float | None:
         """When `tick` is due next; None once `left`."""
-        raise NotImplementedError
+        if self._left:
+            return None
+        due = self._heap[0][0] if self._heap else NEVER
+        return min(due, self._roll.deadline(), self._settles, self._leaves)
+
+    def _enter(self, now: float) -> None:
+        """Every call begins here: take the time, and see whether I was frozen."""
+        self._now = now
+        if now - self._roll.beaten > self._timing.frozen:
+            self._wake()
+
+    def _flush(self) -> list[Out]:
+        if self._leaves != NEVER and not self._left:
+            self._see_whether_left()
+        out, self._out = self._out, []
+        return out
+
+    def _send(self, frame: Send) -> None:
+        self._counts["sent"] += 1
+        self._out.append(frame)
+
+    # -- what I am --
+
+    @property
+    def _rank(self) -> _Rank:
+        if self._leaves != NEVER:
+            return _Rank.LEAVING
+        return _Rank.UNSETTLED if self._settles != NEVER else _Rank.SETTLED
+
+    def _flag(self) -> None:
+        flags = {_Rank.LEAVING: Flag.LEAVING, _Rank.UNSETTLED: Flag.UNSETTLED}.get(self._rank, 0)
+        self._roll.my_flags = flags | (0 if self._speaking else Flag.IDLE)
+
+    def _settled(self) -> None:
+        self._settles = NEVER
+        self._flag()
+        self._roll.hello_all(self._now)
+        self.revision += 1
+        self._judge_all()
+
+    def _unsettle(self) -> None:
+        """Others may have taken over what I speak for: I come after them until I have been here for a while."""
+        self._settles = self._now + self._timing.settle
+        self._flag()
+        self.revision += 1
+
+    def _wake(self) -> None:
+        """I was frozen. What is queued is old; what I spoke for may be another's: forget it, greet, and ask."""
+        self._counts["frozen"] += 1
+        self._deaf = self._now + self._timing.deaf
+        self._roll.beaten = self._now
+        for address in self._addresses.values():
+            if address.holder == self._me:
+                address.holder = ""
+            address.first = ""
+            if address.state is not State.NO_LINK:
+                self._become(address, State.STANDBY)
+        self._unsettle()
+        self._roll.greet(self._links, self._now, self._timing.deaf)
+        self._react()
+        self._judge_all()
+
+    def _see_whether_left(self) -> None:
+        yielding = any(address.state is State.YIELDING for address in self._addresses.values())
+        if self._now >= self._leaves or not yielding or not self._roll.somebody:
+            self._left = True
+            self.revision += 1
+
+    # -- orders and links --
+
+    def _take(self, order: Order) -> _Address | None:
+        """A new or changed order; None if it is as it was."""
+        address = self._addresses.get(order.address)
+        if address is None:
+            address = self._addresses[order.address] = _Address(order, self._now)
+            self._index[address.packed] = address
+            self.revision += 1
+        elif address.order == order:
+            return None
+        address.order, address.first, address.deferred, address.defences = order, "", "", 0
+        self._place(address)
+        if order.periodic and address.state is State.SPEAKING and address.due == NEVER:
+            self._at(address, self._now + order.periodic)
+        return address
+
+    def _forget(self, address: _Address) -> None:
+        self._become(address, State.STANDBY)
+        for key in address.groups:
+            self._unlisten(key)
+        address.groups = set()
+        del self._addresses[address.order.address], self._index[address.packed]
+        self.revision += 1
+
+    def _place(self, address: _Address) -> None:
+        """Where the address is announced, and which links decide. A link that is new to it hears of it at once."""
+        only, target = address.order.interfaces, address.order.address
+        allowed = [link for link in self._links.values() if only is None or link.name in only]
+        homes = [link for link in allowed if any(target in own.network for own in link.addresses)] or allowed
+        usable = {link.index: link for link in allowed if _carries(link, address.v6)}
+        before, address.judged = address.links, frozenset(link.index for link in homes if link.index in usable)
+        address.able = bool(address.judged)
+        address.links = usable if address.able else {}
+        late = [link for link in address.links.values() if not _same_voice(link, before.get(link.index))]
+        if not address.able:
+            self._darken(address)
+        elif address.state is State.NO_LINK:
+            self._resume(address)
+        elif address.state is State.SPEAKING and late:
+            self._announce(address, late)
+        self._listen(address)
+
+    def _darken(self, address: _Address) -> None:
+        if address.state is not State.NO_LINK:
+            address.lost_links = self._now if address.state in _ANSWERING else None
+            self._become(address, State.NO_LINK)
+
+    def _resume(self, address: _Address) -> None:
+        """The link is back. After a short while nobody has noticed; after a longer one, another has taken over."""
+        spoke, address.lost_links = address.lost_links, None
+        address.first = ""
+        self._become(address, State.STANDBY)
+        if spoke is None:
+            return
+        if self._now - spoke <= self._timing.frozen:
+            self._speak(address)
+        elif address.holder == self._me:
+            address.holder = ""
+            if self._rank is not _Rank.UNSETTLED:
+                self._unsettle()
+
+    # -- who comes first --
+
+    def _react(self) -> None:
+        """Draw the consequences of what the roll has learnt."""
+        roll = self._roll
+        if roll.cut_off:
+            roll.cut_off = False
+            self._unsettle()
+            roll.hello_all(self._now)
+            roll.changed.add(self._me)
+        if not (roll.lost or roll.changed or roll.revived):
+            return
+        lost, changed, revived = roll.lost, roll.changed, roll.revived
+        roll.lost, roll.changed, roll.revived = set(), set(), set()
+        self.revision += 1
+        for address in self._addresses.values():
+            if changed or address.first in lost or not address.first:
+                self._judge(address)
+        for name, link in revived:
+            self._return(name, link)
+
+    def _return(self, name: str, link: int) -> None:
+        """A speaker is heard again, and it may have announced what I announce: say it again, when all are heard."""
+        speaker = self._roll.speaker(name)
+        if speaker is None or speaker.flags & Flag.IDLE:
+            return
+        again = self._now + self._timing.greet
+        for address in self._addresses.values():
+            if address.state is State.SPEAKING and link in address.links and name in address.order.ranking:
+                address.announced, address.round = again, 0
+                self._at(address, again)
+
+    def _rank_of(self, name: str) -> _Rank:
+        """As it says itself."""
+        if name == self._me:
+            return self._rank
+        speaker = self._roll.speaker(name)
+        flags = speaker.flags if speaker else 0
+        if flags & Flag.LEAVING:
+            return _Rank.LEAVING
+        return _Rank.UNSETTLED if flags & Flag.UNSETTLED else _Rank.SETTLED
+
+    def _lives(self, name: str, address: _Address) -> bool:
+        return address.able if name == self._me else self._roll.alive(name, address.judged)
+
+    def _first(self, address: _Address) -> str:
+        """Who ought to speak: the best of the living; "" if nobody lives."""
+        if address.deferred:
+            if self._lives(address.deferred, address):
+                return address.deferred
+            address.deferred = ""
+        best, best_rank = "", _Rank.UNRANKED
+        for name in address.order.ranking:
+            if not self._lives(name, address):
+                continue
+            rank = self._rank_of(name)
+            if rank is _Rank.UNSETTLED and name == address.holder:
+                rank = _Rank.SETTLED
+            if rank < best_rank:
+                best, best_rank = name, rank
+            if rank is _Rank.SETTLED:
+                break
+        return best
+
+    def _better(self, name: str, address: _Address, answered: bool = False) -> bool:
+        """Whether this peer comes before me. One that answers holds the address: then it is as good as settled."""
+        theirs, mine = self._rank_of(name), self._rank
+        if answered and theirs is _Rank.UNSETTLED:
+            theirs = _Rank.SETTLED
+        ranking = address.order.ranking
+        theirs = theirs if name in ranking else _Rank.UNRANKED
+        mine = mine if self._me in ranking else _Rank.UNRANKED
+        return (theirs, address.place(name)) < (mine, address.place(self._me))
+
+    def _doubtful(self, address: _Address) -> bool:
+        """Whether somebody better, or who held it, is merely unheard, so that the wire must be asked."""
+        if self._rank is _Rank.UNSETTLED:
+            return True
+        before = address.order.ranking[:address.place(self._me)]
+        return any(not self._lives(name, address) and self._rank_of(name) is not _Rank.LEAVING
+                   for name in (*before, address.holder) if name)
+
+    def _judge_all(self) -> None:
+        for address in self._addresses.values():
+            self._judge(address)
+
+    def _judge(self, address: _Address) -> None:
+        """Bring the address's state in line with who comes first."""
+        before, address.first = address.first, self._first(address)
+        state = address.state
+        if state is State.NO_LINK:
+            return
+        if address.first != self._me:
+            self._stand_back(address)
+        elif state is State.YIELDING:
+            self._become(address, State.SPEAKING)
+            self._announce(address, ())
+        elif state is State.STANDBY and (before != self._me or address.due == NEVER):
+            self._begin(address)
+
+    def _stand_back(self, address: _Address) -> None:
+        if address.state is State.SPEAKING:
+            self._become(address, State.YIELDING)
+            self._at(address, self._now + self._timing.handover)
+            if self._rank is not _Rank.LEAVING and address.first:
+                self._ask(address)
+        elif address.state is not State.YIELDING:
+            self._become(address, State.STANDBY)
+
+    def _begin(self, address: _Address) -> None:
+        """I come first, and do not answer yet."""
+        if self._rank is _Rank.LEAVING:
+            return
+        if address.order.probe and not address.seen:
+            self._become(address, State.PROBING)
+            address.questions = self._timing.probes
+        elif self._doubtful(address):
+            self._become(address, State.ASKING)
+            address.questions = 1
+        else:
+            self._take_over(address)
+            return
+        if self._now < self._deaf:
+            self._at(address, self._deaf)
+        else:
+            self._try(address)
+
+    # -- what is due --
+
+    def _at(self, address: _Address, when: float) -> None:
+        address.due = when
+        if when != NEVER:
+            heapq.heappush(self._heap, (when, next(self._order_of_due), address))
+
+    def _act(self, address: _Address) -> None:
+        """What is pending for this address is due."""
+        if address.state in _TRYING:
+            self._try(address)
+        elif address.state is State.SPEAKING:
+            self._announce_round(address)
+        elif address.state is State.YIELDING:
+            self._yield_on(address)
+        else:
+            self._retry(address)
+
+    def _try(self, address: _Address) -> None:
+        """Ask once more; after the last question's silence, the address is free."""
+        if not address.questions:
+            self._take_over(address)
+            return
+        address.questions -= 1
+        self._ask(address)
+        self._at(address, self._now + (self._timing.ask if address.state is State.ASKING else self._timing.probe))
+
+    def _yield_on(self, address: _Address) -> None:
+        """Nobody has announced it yet. Ask whether somebody answers, and answer meanwhile."""
+        if self._me not in address.order.ranking and self._now - address.since >= self._timing.release:
+            self._become(address, State.STANDBY)
+            return
+        self._ask(address)
+        self._at(address, self._now + self._timing.handover)
+
+    def _retry(self, address: _Address) -> None:
+        """Somebody answered who ought not to; perhaps it is gone."""
+        if address.state is State.DUPLICATE:
+            self._become(address, State.STANDBY)
+        address.first = ""
+        self._judge(address)
+
+    def _take_over(self, address: _Address) -> None:
+        holder = address.holder
+        if holder not in ("", self._me) and not self._lives(holder, address):
+            self._note_failover(holder)
+        self._speak(address)
+
+    def _note_failover(self, holder: str) -> None:
+        speaker = self._roll.speaker(holder)
+        if speaker is not None and not speaker.flags & Flag.LEAVING:
+            self._counts["failovers"] += 1
+            self._dark += self._now - max(speaker.heard, 0.0)
+
+    def _speak(self, address: _Address) -> None:
+        self._become(address, State.SPEAKING)
+        address.holder, address.seen = self._me, True
+        self._announce(address, address.links.values())
+
+    def _become(self, address: _Address, state: State) -> None:
+        """Change the state; whatever was pending in the old one is off."""
+        before, address.state = address.state, state
+        address.due = NEVER
+        if before is state:
+            return
+        address.since = self._now
+        self.revision += 1
+        self._speaking += (state in _ANSWERING) - (before in _ANSWERING)
+        self._flag()
+        self._listen(address)
+
+    # -- what goes out --
+
+    def _announce(self, address: _Address, links: Iterable[Link]) -> None:
+        """Say it on these links now, and begin the rounds on all."""
+        for link in links:
+            self._gratuitous(address, link)
+        address.announced, address.round = self._now - self._timing.rounds[0], 1
+        self._next_round(address)
+
+    def _announce_round(self, address: _Address) -> None:
+        for link in address.links.values():
+            self._gratuitous(address, link)
+        address.round += 1
+        self._next_round(address)
+
+    def _next_round(self, address: _Address) -> None:
+        rounds = self._timing.rounds
+        if address.round < len(rounds):
+            self._at(address, address.announced + rounds[address.round])
+        else:
+            self._at(address, self._now + address.order.periodic if address.order.periodic else NEVER)
+
+    def _gratuitous(self, address: _Address, link: Link) -> None:
+        if address.v6:
+            assert link.link_local is not None
+            frames: tuple[bytes, ...] = (unsolicited(link.mac, link.link_local.packed, address.packed),)
+        else:
+            frames = gratuitous(link.mac, address.packed)
+        address.gratuitous += len(frames)
+        self._counts["gratuitous"] += len(frames)
+        for frame in frames:
+            self._send(Send(link.index, frame))
+
+    def _ask(self, address: _Address) -> None:
+        question = duplicate_check if address.v6 else arp_probe
+        for link in address.links.values():
+            self._send(Send(link.index, question(link.mac, address.packed)))
+
+    # -- groups --
+
+    def _listen(self, address: _Address) -> None:
+        """Be in the address's solicited-node group on each of its links while it matters here."""
+        if not address.v6:
+            return
+        near = self._me in address.order.ranking[:LISTENERS]
+        group = solicited_node(address.packed)
+        wanted = {(index, group) for index in address.links} if near or address.state in _ANSWERING else set()
+        for key in address.groups - wanted:
+            self._unlisten(key)
+        for key in wanted - address.groups:
+            self._groups[key] += 1
+            if self._groups[key] == 1:
+                self._out.append(Join(key[0], IPv6Address(group)))
+        address.groups = wanted
+
+    def _unlisten(self, key: tuple[int, bytes]) -> None:
+        if key not in self._groups:
+            return
+        self._groups[key] -= 1
+        if not self._groups[key]:
+            del self._groups[key]
+            self._out.append(Leave(key[0], IPv6Address(key[1])))
+
+    # -- frames --
+
+    def _receive(self, here: Link | None, data: bytes) -> Drop | None:
+        if here is None:
+            return Drop.UNKNOWN_LINK
+        if self._now < self._deaf:
+            return Drop.STALE
+        packet = parse(data)
+        if isinstance(packet, Drop):
+            return packet
+        if packet.by in self._macs:
+            return Drop.OWN
+        if packet.to != here.mac and not _to_many(packet):
+            return Drop.NOT_FOR_US
+        if isinstance(packet, Beat):
+            drop = self._roll.hear(packet, here.index, self._now)
+            self._react()
+            return drop
+        if isinstance(packet, Arp):
+            return self._read_arp(packet, here)
+        return self._read_ndp(packet, here)
+
+    def _read_arp(self, packet: Arp, here: Link) -> Drop | None:
+        if packet.sender_mac in self._macs:
+            return Drop.OWN
+        claimed = self._index.get(packet.sender)
+        if claimed is not None:
+            self._claim(claimed, packet.sender_mac, here)
+        if packet.reply:
+            return None if claimed else Drop.NOT_SERVED
+        address = self._index.get(packet.target)
+        if address is None:
+            return Drop.NOT_SERVED
+        if address is claimed:
+            return None
+        return self._question(address, here, packet.sender_mac, packet.sender, not any(packet.sender))
+
+    def _read_ndp(self, packet: Solicitation | Advertisement, here: Link) -> Drop | None:
+        claimed = self._index.get(packet.target if isinstance(packet, Advertisement) else packet.source)
+        mac = packet.mac if isinstance(packet, Advertisement) else packet.asker
+        if mac in self._macs:
+            return Drop.OWN
+        if claimed is not None:
+            self._claim(claimed, mac, here)
+        if isinstance(packet, Advertisement):
+            return None if claimed else Drop.NOT_SERVED
+        address = self._index.get(packet.target)
+        if address is None:
+            return Drop.NOT_SERVED
+        return self._question(address, here, mac, packet.source, packet.duplicate_check)
+
+    def _question(self, address: _Address, here: Link, mac: bytes, asker: bytes, probing: bool) -> Drop | None:
+        """Somebody asks for the address; a speaker may ask because it is about to take it, or wants to be rid of it."""
+        if probing and address.state not in _ANSWERING:
+            self._heed_probe(address, here, mac)
+        if address.state not in _ANSWERING:
+            return Drop.NOT_SERVED
+        address.requests += 1
+        self._counts["requests"] += 1
+        if here.index not in address.links:
+            return Drop.NOT_HERE
+        self._reply(address, here, mac, asker)
+        return None
+
+    def _reply(self, address: _Address, here: Link, mac: bytes, asker: bytes) -> None:
+        address.replies += 1
+        self._counts["replies"] += 1
+        if address.v6:
+            assert here.link_local is not None
+            frame = answer(here.mac, here.link_local.packed, address.packed, mac, asker)
+        else:
+            frame = arp_reply(here.mac, address.packed, mac, asker)
+        self._send(Send(here.index, frame))
+
+    def _heed_probe(self, address: _Address, here: Link, mac: bytes) -> None:
+        """Two ask at the same time: the better one goes on. A stranger that wants it has as good a claim as I."""
+        peer = self._roll.owner(mac)
+        if peer is None:
+            if address.state is State.PROBING and here.index in address.links:
+                self._note_conflict(address, mac, here)
+                self._wait(address, State.DUPLICATE, self._timing.reprobe)
+        elif address.deferred == peer:
+            address.deferred, address.first = "", ""
+            self._judge(address)
+        elif address.state in _TRYING and self._better(peer, address):
+            self._wait(address, State.STANDBY, 3 * self._timing.ask)
+
+    # -- claims --
+
+    def _claim(self, address: _Address, mac: bytes, here: Link) -> None:
+        """Somebody else says that it has the address: it announces it, or answers, or sends from it."""
+        peer = self._roll.owner(mac)
+        if peer is None:
+            self._stranger_claims(address, mac, here)
+        elif address.state in _ANSWERING:
+            self._contend(address, peer)
+        else:
+            self._learn_holder(address, peer)
+            if address.state in _TRYING:
+                self._hear_answer(address, peer)
+
+    def _stranger_claims(self, address: _Address, mac: bytes, here: Link) -> None:
+        if here.index not in address.links or address.state in (State.STANDBY, State.NO_LINK):
+            return
+        self._note_conflict(address, mac, here)
+        if address.state in _TRYING:
+            probing = address.state is State.PROBING
+            self._wait(address, State.DUPLICATE, self._timing.reprobe if probing else self._timing.again)
+        elif address.state in _ANSWERING:
+            self._defend(address, self._timing.defend)
+
+    def _hear_answer(self, address: _Address, peer: str) -> None:
+        """I was about to take it, and this speaker answers: it stays, or I take it from one who comes after me."""
+        if self._better(peer, address, answered=True):
+            self._wait(address, State.STANDBY, self._timing.again)
+        else:
+            self._speak(address)
+
+    def _wait(self, address: _Address, state: State, seconds: float) -> None:
+        self._become(address, state)
+        self._at(address, self._now + seconds)
+
+    def _contend(self, address: _Address, peer: str) -> None:
+        """Two speakers speak for it. The better one stays; the other says no more."""
+        if self._better(peer, address, answered=address.state is State.YIELDING):
+            self._give_way(address, peer)
+        elif self._defend(address, self._timing.again):
+            if address.state is State.SPEAKING:
+                self._announce(address, ())
+            address.defences += 1
+            speaker = self._roll.speaker(peer)
+            if address.defences >= PATIENCE and speaker is not None and self._node < speaker.node:
+                address.deferred = peer
+                self._give_way(address, peer)
+
+    def _give_way(self, address: _Address, peer: str) -> None:
+        self._become(address, State.STANDBY)
+        self._learn_holder(address, peer)
+        address.defences = 0
+        self._at(address, self._now + self._timing.again)
+
+    def _defend(self, address: _Address, interval: float) -> bool:
+        """Announce it once more, unless that was done so recently (RFC 5227 §2.4)."""
+        if self._now - address.defended < interval:
+            return False
+        address.defended = self._now
+        self._counts["defences"] += 1
+        for link in address.links.values():
+            self._gratuitous(address, link)
+        return True
+
+    def _learn_holder(self, address: _Address, peer: str) -> None:
+        address.seen = True
+        if address.holder != peer:
+            address.holder = peer
+            self.revision += 1
+
+    def _note_conflict(self, address: _Address, mac: bytes, here: Link) -> None:
+        """Remember the latest; whoever comes back is moved to the end."""
+        self._counts["conflicts"] += 1
+        key = (address.packed, mac)
+        old = self._conflicts.pop(key, None)
+        if old is None:
+            self.revision += 1
+            if len(self._conflicts) >= MOST_CONFLICTS:
+                self._conflicts.popitem(last=False)
+        self._conflicts[key] = Conflict(
+            address=address.order.address, mac=mac, link=here.name, first=old.first if old else self._now,
+            last=self._now, count=old.count + 1 if old else 1)
+
+    # -- what is told --
 
     def report(self) -> Report:
         """A snapshot, O(addresses + peers)."""
-        raise NotImplementedError
+        return Report(
+            me=self._me, at=self._now, settled=self._settles == NEVER, leaving=self._leaves != NEVER, left=self._left,
+            addresses=tuple(self._report_address(address) for address in self._addresses.values()),
+            peers=tuple(self._report_peer(name.name) for name in self._roll.speakers()),
+            conflicts=tuple(self._conflicts.values()), counters=self._report_counters(),
+        )
+
+    def _report_address(self, address: _Address) -> AddressReport:
+        return AddressReport(
+            address=address.order.address, state=address.state, since=address.since, holder=address.holder,
+            requests=address.requests, replies=address.replies, gratuitous=address.gratuitous)
+
+    def _report_peer(self, name: str) -> PeerReport:
+        speaker = self._roll.speaker(name)
+        assert speaker is not None
+        return PeerReport(
+            name=name, alive=self._roll.alive(name, frozenset(self._links)),
+            heard=None if speaker.heard == -NEVER else speaker.heard, shared=bool(speaker.ears),
+            unsettled=bool(speaker.flags & Flag.UNSETTLED), leaving=bool(speaker.flags & Flag.LEAVING))
+
+    def _report_counters(self) -> Counters:
+        return Counters(
+            requests=self._counts["requests"], replies=self._counts["replies"], gratuitous=self._counts["gratuitous"],
+            conflicts=self._counts["conflicts"], defences=self._counts["defences"], dark=self._dark,
+            failovers=self._counts["failovers"], beats=self._roll.beats, sent=self._counts["sent"],
+            received=self._counts["received"], frozen=self._counts["frozen"], dropped=dict(self._dropped))
+
+
+def _carries(link: Link, v6: bool) -> bool:
+    """Whether the link can carry an address of this family now."""
+    return link.up and (link.ndp and link.link_local is not None if v6 else link.arp)
+
+
+def _same_voice(link: Link, before: Link | None) -> bool:
+    """Whether an announcement on it says the same as before."""
+    return before is not None and (before.mac, before.link_local) == (link.mac, link.link_local)
+
+
+def _to_many(packet: Packet) -> bool:
+    """ARP goes to all; neighbour discovery goes to groups (RFC 2464 §7)."""
+    if isinstance(packet, Arp | Beat):
+        return packet.to == BROADCAST
+    return packet.to[:2] == b"\x33\x33"
