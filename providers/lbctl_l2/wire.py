@@ -79,7 +79,7 @@ __all__ = [
 MOST_CONFLICTS = 64
 """How many conflicts are remembered: strangers must not make us grow."""
 LISTENERS = 3
-"""So many of a ranking's first listen to an IPv6 address's group: switches learn of a group slower than we take over."""
+"""So many of a ranking's first listen to an IPv6 address's group: to join only at a failover would be too late."""
 PATIENCE = 3
 """After so many defences against the same speaker, the one with the lesser fingerprint defers."""
 NEVER = math.inf
@@ -803,6 +803,11 @@ class Machine:
             last=self._now, count=old.count + 1 if old else 1)
 
     # -- what is told --
+
+    def answers(self, address: IPAddress) -> bool:
+        """Whether this node answers for the address now."""
+        known = self._addresses.get(address)
+        return known is not None and known.state in _ANSWERING
 
     def report(self) -> Report:
         """A snapshot, O(addresses + peers)."""
