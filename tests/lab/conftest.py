@@ -1,0 +1,30 @@
+"""Labs for tests: root on Linux, or the tests are left out; in CI nothing is.
+
+Timing is what these tests look at, so they run one after the other, in one worker.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lbctl_l2.lab.namespaces import missing
+from lbctl_l2.lab.rig import Lab, vip, vip6
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    mine = [item for item in items if item.path.parent == here]
+    reason = mine and not os.environ.get("CI") and missing()
+    for item in mine:
+        item.add_marker(pytest.mark.xdist_group("lab"))
+        if reason:
+            item.add_marker(pytest.mark.skip(reason=f"{len(mine)} tests in namespaces left out: {reason}"))
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    """Three nodes that nobody announces anything on."""
+    with Lab(3, [vip(0), vip6(0)]) as made:
+        yield made
