@@ -12,8 +12,9 @@ one call per target group more, for the targets, and one per 20 listeners: about
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from functools import partial
 from ipaddress import IPv4Network, IPv6Network
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -36,6 +37,8 @@ READERS = 4
 HOUR = 3600.0
 
 GONE = frozenset({"TargetGroupNotFound", "LoadBalancerNotFound", "ListenerNotFound"})
+
+Found = TypeVar("Found")
 
 Detail = tuple[str, str]
 """(what, ARN): `targets`, `group`, `balancer` or `listener` attributes, `settings` of a listener."""
@@ -91,7 +94,7 @@ class Look:
         """All resources of ours. Raises rather than answer in part."""
         self._forget_facts()
         self._learn_instances(scope.load_balancers)
-        snapshot = self._pages()
+        snapshot = self._pages(scope.at)
         self._foreign = {}
         backends = self._security_groups(snapshot)
         ours = {arn for arn, tags in snapshot.tags.items() if self._mark.is_ours(tags)}
@@ -101,14 +104,14 @@ class Look:
         self._last = scope.at
         return resources
 
-    def _pages(self) -> Snapshot:
+    def _pages(self, at: datetime) -> Snapshot:
         balancers = {b["LoadBalancerArn"]: b for b in
                      self._api.pages("elbv2", "DescribeLoadBalancers", "LoadBalancers", PageSize=400)
                      if not self.vpc or b.get("VpcId") == self.vpc}
         groups = {g["TargetGroupArn"]: g for g in
                   self._api.pages("elbv2", "DescribeTargetGroups", "TargetGroups", PageSize=400)
                   if not self.vpc or g.get("VpcId") == self.vpc}
-        tags = self._tags(balancers, groups)
+        tags = self._tags(balancers, groups, at)
         filters = [{"Name": "vpc-id", "Values": [self.vpc]}] if self.vpc else self._by_tag()
         security = list(self._api.pages("ec2", "DescribeSecurityGroups", "SecurityGroups", MaxResults=1000,
                                         Filters=filters))
@@ -117,7 +120,9 @@ class Look:
     def _by_tag(self) -> list[dict[str, Any]]:
         return [{"Name": "tag:lbctl.io/cluster", "Values": [self._mark.cluster_id]}]
 
-    def _tags(self, balancers: Mapping[str, Answer], groups: Mapping[str, Answer]) -> dict[str, dict[str, str]]:
+    def _tags(
+        self, balancers: Mapping[str, Answer], groups: Mapping[str, Answer], at: datetime
+    ) -> dict[str, dict[str, str]]:
         """The tags of everything of ours, by ARN; and of what has our names but is not listed as ours (yet)."""
         try:
             pages = self._api.pages(
@@ -129,7 +134,7 @@ class Look:
         except CredentialsError as error:
             if error.reason != "permission":
                 raise
-            return self._tags_one_by_one(balancers, groups)
+            return self._tags_one_by_one(balancers, groups, at)
         # The tag index lags behind by some seconds: what it does not list and nobody knows is asked for by its ARN.
         written = [arn for what, arn in list(self.memory.known) if what == "settings"]
         unlisted = [arn for arn in (*balancers, *groups, *written)
@@ -137,16 +142,25 @@ class Look:
         return {**tags, **self._described_tags(unlisted)}
 
     def _tags_one_by_one(
-        self, balancers: Mapping[str, Answer], groups: Mapping[str, Answer]
+        self, balancers: Mapping[str, Answer], groups: Mapping[str, Answer], at: datetime
     ) -> dict[str, dict[str, str]]:
-        """Without permission for the tag index: the tags of everything, then the listeners of what is ours."""
+        """Without permission for the tag index: the tags of everything, then the listeners of what is ours.
+
+        A page of tags holds 20; every load balancer of ours costs one call more, which tells its listeners' settings.
+        """
         tags = self._described_tags([*balancers, *groups])
-        listeners: list[str] = []
-        for arn in balancers:
-            if self._mark.is_ours(tags.get(arn, {})):
-                listeners += [found["ListenerArn"] for found in
-                              self._api.pages("elbv2", "DescribeListeners", "Listeners", LoadBalancerArn=arn)]
-        return {**tags, **self._described_tags(listeners)}
+        mine = [arn for arn in balancers if self._mark.is_ours(tags.get(arn, {}))]
+        found = [said for part in _side_by_side([partial(self._listeners_of, arn) for arn in mine]) for said in part]
+        for said in found:
+            self.memory.put(("settings", said["ListenerArn"]), said, at)
+        return {**tags, **self._described_tags([said["ListenerArn"] for said in found])}
+
+    def _listeners_of(self, balancer: str) -> list[Answer]:
+        try:
+            return list(self._api.pages("elbv2", "DescribeListeners", "Listeners", told=GONE, LoadBalancerArn=balancer))
+        except Told:
+            # It went since the page was read.
+            return []
 
     def _described_tags(self, arns: Sequence[str]) -> dict[str, dict[str, str]]:
         found: dict[str, dict[str, str]] = {}
@@ -207,17 +221,9 @@ class Look:
     def _read(self, details: Sequence[Detail], snapshot: Snapshot, at: datetime) -> None:
         """What was read stays read, also if a later call fails: the next look goes on from there."""
         settings = [arn for what, arn in details if what == "settings"]
-        jobs: list[Callable[[], None]] = [
-            lambda part=part: self._read_listeners(part, at) for part in _parts(settings, LISTENERS_AT_ONCE)  # type: ignore[misc]
-        ]
-        jobs += [lambda d=d: self._read_one(d, snapshot, at) for d in details if d[0] != "settings"]  # type: ignore[misc]
-        if len(jobs) < READERS:
-            for job in jobs:
-                job()
-            return
-        with ThreadPoolExecutor(READERS, thread_name_prefix="aws-look") as pool:
-            for done in [pool.submit(job) for job in jobs]:
-                done.result()
+        jobs = [partial(self._read_listeners, part, at) for part in _parts(settings, LISTENERS_AT_ONCE)]
+        jobs += [partial(self._read_one, detail, snapshot, at) for detail in details if detail[0] != "settings"]
+        _side_by_side(jobs)
 
     def _read_listeners(self, arns: Sequence[str], at: datetime) -> None:
         try:
@@ -409,6 +415,14 @@ def _named_addresses(lb: LoadBalancer) -> Iterable[str]:
         yield from options(lb).allocations
     except Refused:
         return
+
+
+def _side_by_side(jobs: Sequence[Callable[[], Found]]) -> list[Found]:
+    """The answers of all, in order; a few at a time. Raises what the first that failed raised."""
+    if len(jobs) < READERS:
+        return [job() for job in jobs]
+    with ThreadPoolExecutor(READERS, thread_name_prefix="aws-look") as pool:
+        return [done.result() for done in [pool.submit(job) for job in jobs]]
 
 
 def _parts(items: Sequence[str], size: int) -> list[list[str]]:

@@ -4,8 +4,8 @@
 with AWS's own error codes (Elastic Load Balancing and EC2 API references): names used twice, security groups in use,
 deletion protection, listeners that do not fit their target groups, targets that are no running instances of the VPC,
 static addresses held by somebody else. What moto forgets is remembered: static addresses, listeners in the tag index,
-changed protocols, a target's port. Throttling, AWS's token buckets, lost answers, delays, lingering interfaces, slow
-provisioning and listings that lag behind can be switched on.
+changed protocols, a target's port. Throttling, AWS's token buckets, missing permissions, lost answers, delays, lingering
+interfaces, slow provisioning and listings that lag behind can be switched on.
 """
 
 import json
@@ -484,6 +484,7 @@ class Wire:
         self._lock = threading.Lock()
         self._hold_back = threading.Event()
         self._dropped: list[str] = []
+        self._denied: frozenset[str] = frozenset()
         self.calm()
         self._levels: dict[str, tuple[float, float]] = {}
         self.buckets: Mapping[str, tuple[float, float]] = {}
@@ -503,6 +504,10 @@ class Wire:
         """Carry the next call of each of these operations out, and lose the answer."""
         self._dropped.extend(operations)
 
+    def deny(self, *operations: str) -> None:
+        """The role's policy lacks these operations from now on, and has all others."""
+        self._denied = frozenset(operations)
+
     def calm(self) -> None:
         """No more throttling, delays or lost answers."""
         self._throttled_until, self._delay = float("-inf"), 0.0
@@ -513,11 +518,11 @@ class Wire:
         environ["wsgi.input"] = _Body(body)
         region, service = _scope(environ.get("HTTP_AUTHORIZATION", ""))
         if service == "tagging":
-            self.agents.add(environ.get("HTTP_USER_AGENT", ""))
-            said = _resources(region, json.loads(body or b"{}"))
-            return _answer(start_response, 200, said, "application/x-amz-json-1.1")
+            return self._tag_index(environ, start_response, region, body)
         asked = dict(parse_qsl(body.decode("utf-8", "replace")))
         operation = asked.get("Action", "")
+        if operation in self._denied:
+            return _answer(start_response, 403, _error(service, *_DENIED[service]), "text/xml")
         if operation == "SetSecurityGroups":
             _note_private_link(region, asked)
         name = {"elasticloadbalancing": "elbv2"}.get(service, service)
@@ -530,13 +535,25 @@ class Wire:
             if lost:
                 self._dropped.remove(operation)
         if too_fast:
-            return _answer(start_response, 503 if service == "ec2" else 400, _slow_down(service), "text/xml")
+            return _answer(start_response, 503 if service == "ec2" else 400, _error(service, *_BUSY[service]), "text/xml")
         if self._delay:
             self._hold_back.wait(self._delay)
         if lost:
             b"".join(self._app(environ, _nothing))
             return _answer(start_response, 500, b"", "text/xml")
         return self._app(environ, start_response)
+
+    def _tag_index(
+        self, environ: Mapping[str, Any], start_response: Callable[..., Any], region: str, body: bytes
+    ) -> Iterable[bytes]:
+        """The tag index speaks JSON, and has one operation."""
+        self.agents.add(environ.get("HTTP_USER_AGENT", ""))
+        self.sent["GetResources"] += 1
+        if "GetResources" in self._denied:
+            no = json.dumps({"__type": "AccessDeniedException", "message": "not authorized: tag:GetResources"})
+            return _answer(start_response, 400, no.encode(), "application/x-amz-json-1.1")
+        said = _resources(region, json.loads(body or b"{}"))
+        return _answer(start_response, 200, said, "application/x-amz-json-1.1")
 
     def _is_too_fast(self, service: str, operation: str) -> bool:
         if self._clock() < self._throttled_until and not operation.startswith("Describe"):
@@ -603,12 +620,18 @@ def _resources(region: str, asked: Mapping[str, Any]) -> bytes:
     return json.dumps({"ResourceTagMappingList": found[start:start + size], "PaginationToken": following}).encode()
 
 
-def _slow_down(service: str) -> bytes:
+_BUSY = {"ec2": ("RequestLimitExceeded", "Request limit exceeded."),
+         "elasticloadbalancing": ("Throttling", "Rate exceeded")}
+_DENIED = {"ec2": ("UnauthorizedOperation", "You are not authorized to perform this operation."),
+           "elasticloadbalancing": ("AccessDenied", "You are not authorized to perform this operation.")}
+
+
+def _error(service: str, code: str, message: str) -> bytes:
+    """A no in the service's own shape."""
+    said = f"<Code>{code}</Code><Message>{message}</Message>"
     if service == "ec2":
-        said = "<Code>RequestLimitExceeded</Code><Message>Request limit exceeded.</Message>"
         return f"<Response><Errors><Error>{said}</Error></Errors><RequestID>0</RequestID></Response>".encode()
-    said = "<Type>Sender</Type><Code>Throttling</Code><Message>Rate exceeded</Message>"
-    return f"<ErrorResponse><Error>{said}</Error><RequestId>0</RequestId></ErrorResponse>".encode()
+    return f"<ErrorResponse><Error><Type>Sender</Type>{said}</Error><RequestId>0</RequestId></ErrorResponse>".encode()
 
 
 def _answer(start_response: Callable[..., Any], status: int, body: bytes, kind: str) -> Iterable[bytes]:
@@ -698,6 +721,7 @@ class AwsStandin:
                 instance.start()
         self._instances = [instance.id for instance in network.all_instances() if instance.state == "running"]
         network.addresses.clear()
+        self.wire.deny()
         self.settle()
 
     def nodes(self, count: int) -> Sequence[Node]:
