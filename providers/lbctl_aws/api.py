@@ -5,6 +5,7 @@ SDK exceptions: errors become lbctl's own by type and code, never by text. The S
 counted calls are sent calls.
 """
 
+import os
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -17,6 +18,7 @@ from tenacity.nap import sleep as nap
 from lbctl.errors import CredentialsError, LbctlError, Refused, Unavailable
 from lbctl.gate import Gate, Throttled
 from lbctl.provider import Call
+from lbctl_aws import machine
 from lbctl_aws.settings import Settings, missing
 
 if TYPE_CHECKING:
@@ -92,6 +94,7 @@ class Api:
         self, settings: Settings, on_call: Callable[[Call], None], gate: Gate, sleep: Callable[[float], None] = nap
     ) -> None:
         self._settings, self._on_call, self._gate = settings, on_call, gate
+        self._region = settings.region
         self._retrying = Retrying(
             retry=retry_if_exception_type(_NoAnswer),
             stop=stop_after_attempt(TRIES) | stop_after_delay(SECONDS),
@@ -123,6 +126,10 @@ class Api:
                 return
             marker = following
 
+    def vpc_of_this_machine(self) -> str:
+        """What the instance's metadata says, for where nothing else does; empty if nobody answers."""
+        return machine.vpc(machine.endpoint(os.environ))
+
     def _once(
         self, client: Any, service: str, operation: str, told: Collection[str], parameters: Mapping[str, Any]
     ) -> Answer:
@@ -150,11 +157,11 @@ class Api:
             return answer
 
     def _client(self, service: str) -> Any:
-        region = self._settings.region or _region_of_this_machine()
-        if not region:
-            raise missing("region")
         with _making:
-            return _made_client(service, region, self._settings.endpoint_url)
+            self._region = self._region or _region_of_this_machine()
+            if not self._region:
+                raise missing("region")
+            return _made_client(service, self._region, self._settings.endpoint_url)
 
 
 class _Line(threading.local):
@@ -280,7 +287,4 @@ def _session() -> "Session":
 
 def _region_of_this_machine() -> str:
     """The last resort: what the SDK's configuration or the instance's metadata says. Empty if nobody does."""
-    from botocore.utils import InstanceMetadataRegionFetcher
-
-    configured = _session().region_name
-    return str(configured or InstanceMetadataRegionFetcher(timeout=1, num_attempts=1).retrieve_region() or "")
+    return str(_session().region_name or "") or machine.region(machine.endpoint(os.environ))

@@ -379,12 +379,16 @@ class Look:
             self._find_vpc(bool(load_balancers))
 
     def _find_vpc(self, needed: bool) -> None:
-        """The VPC of most of the nodes' instances. Raises `SettingsError` where it is needed and nothing tells."""
+        """The VPC of most of the nodes' instances, else this machine's. Raises `SettingsError` where it is needed and
+        nothing tells.
+        """
         votes = sorted(i.vpc for i in self._instances.values() if i is not None and i.vpc)
         if votes:
             self.vpc = max(sorted(set(votes)), key=votes.count)
         elif needed:
-            raise missing("vpc-id")
+            self.vpc = self._api.vpc_of_this_machine()
+            if not self.vpc:
+                raise missing("vpc-id")
 
     def _learn_subnets(self) -> None:
         if self._subnets or not self.vpc:

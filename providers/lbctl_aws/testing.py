@@ -4,8 +4,8 @@
 with AWS's own error codes (Elastic Load Balancing and EC2 API references): names used twice, security groups in use,
 deletion protection, listeners that do not fit their target groups, targets that are no running instances of the VPC,
 static addresses held by somebody else. What moto forgets is remembered: static addresses, listeners in the tag index,
-changed protocols, a target's port. Throttling, AWS's token buckets, missing permissions, lost answers, delays, lingering
-interfaces, slow provisioning and listings that lag behind can be switched on.
+changed protocols, a target's port. Throttling, AWS's token buckets, missing permissions, lost answers, delays,
+lingering interfaces, slow provisioning and listings that lag behind can be switched on.
 """
 
 import json
@@ -535,7 +535,8 @@ class Wire:
             if lost:
                 self._dropped.remove(operation)
         if too_fast:
-            return _answer(start_response, 503 if service == "ec2" else 400, _error(service, *_BUSY[service]), "text/xml")
+            no = _error(service, *_BUSY[service])
+            return _answer(start_response, 503 if service == "ec2" else 400, no, "text/xml")
         if self._delay:
             self._hold_back.wait(self._delay)
         if lost:

@@ -81,6 +81,12 @@ def standin() -> Iterator[AwsStandin]:
     cloud.stop()
 
 
+@pytest.fixture(autouse=True)
+def no_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine that runs the tests may be an EC2 instance; the stories are not about it."""
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
 @pytest.fixture
 def aws(standin: AwsStandin) -> Aws:
     standin.reset()
