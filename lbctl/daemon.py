@@ -48,10 +48,20 @@ def utcnow() -> datetime:
 
 
 class Cluster:
-    """One Kubernetes cluster: who speaks to it, and what is known of it. `watches` are what its providers read."""
+    """One Kubernetes cluster: who speaks to it, and what is known of it. `watches` are what its providers read.
 
-    def __init__(self, client: Client, stores: Stores | None = None, watches: Iterable[Watch] = ()) -> None:
-        self.client = client
+    Without `namespaces` their labels are not known: who asks for no policy needs none.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        stores: Stores | None = None,
+        watches: Iterable[Watch] = (),
+        *,
+        namespaces: bool = True,
+    ) -> None:
+        self.client, self._namespaces = client, namespaces
         self.stores = stores or empty_stores()
         self.watched = Watched(watches)
         self.misread: dict[str, str] = {}
@@ -64,7 +74,7 @@ class Cluster:
 
         Raises `Unavailable` if it takes more than `timeout` seconds.
         """
-        shared = reflectors(self.client, self.stores, misread=self._misread)
+        shared = reflectors(self.client, self.stores, misread=self._misread, namespaces=self._namespaces)
         self._reflectors = (*shared, *self.watched.reflectors(self.client))
         for reflector in self._reflectors:
             reflector.start()

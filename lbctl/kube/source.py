@@ -33,18 +33,25 @@ def stores() -> Stores:
 
 
 def reflectors(
-    client: Client, stores: Stores, *, misread: Callable[[str, str], None] = lambda _key, _why: None, **options: Any
+    client: Client,
+    stores: Stores,
+    *,
+    misread: Callable[[str, str], None] = lambda _key, _why: None,
+    namespaces: bool = True,
+    **options: Any,
 ) -> tuple[Reflector[Any], ...]:
     """What fills them: `start` each to follow the cluster, or call `once` on each for one look.
 
     `misread` is told of Services that cannot be decoded.
     """
-    return (
+    needed = (
         Reflector(client, objects.SERVICES, stores.services, misread=misread, **options),
         Reflector(client, objects.NODES, stores.nodes, **options),
         Reflector(client, objects.SLICES, stores.slices, **options),
-        Reflector(client, objects.NAMESPACES, stores.namespaces, **options),
     )
+    if not namespaces:
+        return needed
+    return (*needed, Reflector(client, objects.NAMESPACES, stores.namespaces, **options))
 
 
 class StoreSource:
@@ -154,6 +161,6 @@ class StoreSource:
 
 
 def _reach(item: EndpointSlice | None) -> object:
-    """What of a slice can change a condition: whether anything is ready, and where."""
+    """What of a slice can change a condition or an announcer: whether anything is ready, and what serves where."""
     found = read.endpoints([item] if item is not None else [])
-    return (found.ready > 0, found.nodes)
+    return (found.ready > 0, found.nodes, found.serving)
