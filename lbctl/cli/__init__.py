@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("lbctl.cli.sandbox:demo", "See it work: a cluster, a cloud and the controller, all on this machine."),
     "sandbox": ("lbctl.cli.sandbox:sandbox", "A small Kubernetes and small clouds on loopback, until Ctrl-C."),
     "run": ("lbctl.cli.run:run", "The controller: watch, plan, apply, for as long as it runs."),
+    "speaker": ("lbctl.cli.speaker:speaker", "A provider's part on every node: announces addresses (bare metal)."),
     "plan": ("lbctl.cli.plan:plan", "What would change, and why. Writes nothing."),
     "apply": ("lbctl.cli.apply:apply", "Plan once, and carry it out."),
     "reconcile": ("lbctl.cli.apply:reconcile", "The same as apply: reconcile --once."),

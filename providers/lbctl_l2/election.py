@@ -129,10 +129,10 @@ def claims(load_balancer: LoadBalancer) -> Iterator[Claim]:
     """What a Service's status says: the addresses that are to be announced for it."""
     known, created = load_balancer.endpoints, load_balancer.created
     for entry in load_balancer.status:
-        if (address := _address(entry.ip)) is not None:
+        if (found := address(entry.ip)) is not None:
             yield Claim(
                 owner=load_balancer.owner,
-                address=address,
+                address=found,
                 created=created.timestamp() if created else 0.0,
                 labels=tuple(sorted(load_balancer.labels.items())),
                 local=load_balancer.external_traffic_policy == "Local",
@@ -141,7 +141,7 @@ def claims(load_balancer: LoadBalancer) -> Iterator[Claim]:
             )
 
 
-def _address(text: str) -> IPAddress | None:
+def address(text: str) -> IPAddress | None:
     """None for what is no address, or one within a link (a scope id): a status is written by whoever may."""
     try:
         found = ip_address(text)
@@ -154,12 +154,17 @@ def _address(text: str) -> IPAddress | None:
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """One address: who may announce it, best first. `holder` is who does by its Lease, "" if nobody does."""
+    """One address: who may announce it, best first.
+
+    holder      who does by its Lease, "" if nobody does
+    interfaces  the only ones that the node that asked may announce it on; None: all
+    """
 
     address: IPAddress
     owners: tuple[Owner, ...]
     ranking: tuple[str, ...]
     holder: str = ""
+    interfaces: frozenset[str] | None = None
 
     @property
     def first(self) -> str:
@@ -212,8 +217,8 @@ REASONS = {
 # ── the election ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def elect(wanted: Iterable[Claim], roll: Roll) -> dict[IPAddress, Standing]:
-    """The ranking of every address. The same for any order of the claims and of the roll."""
+def elect(wanted: Iterable[Claim], roll: Roll, me: str = "") -> dict[IPAddress, Standing]:
+    """The ranking of every address, and the interfaces that `me` may use. The same for any order of what goes in."""
     ground, shared = _Ground(roll), _by_address(wanted)
     holders = _holders(roll.members)
     rankings = {address: ground.candidates(parts) for address, parts in shared.items()}
@@ -233,6 +238,7 @@ def elect(wanted: Iterable[Claim], roll: Roll) -> dict[IPAddress, Standing]:
             tuple(sorted(part.owner for part in parts)),
             ground.ranking(address, first.get(address, ""), rankings[address]),
             holders.get(address, ""),
+            ground.interfaces(parts, me),
         )
         for address, parts in shared.items()
     }
@@ -256,18 +262,18 @@ def _verdict(ground: "_Ground", parts: Sequence[Claim], name: str, may: bool) ->
 def moves(elected: Mapping[IPAddress, Standing], wanted: Iterable[Claim], roll: Roll) -> tuple[Move, ...]:
     """One round towards balance: from the fullest nodes to the emptiest that may have it.
 
-    Nothing as long as any address is on its way: whoever holds it is not (yet) who ought to.
+    Nothing as long as any address is on its way from the round before.
     """
-    held = [standing for standing in elected.values() if standing.ranking]
-    if any(standing.holder != standing.first for standing in held):
+    if any(standing.holder != standing.first and _is_given(standing, roll) for standing in elected.values()):
         return ()
     ground, shared = _Ground(roll), _by_address(wanted)
+    held = [standing for standing in elected.values() if standing.first]
     steady = [name for name in ground.names if ground.rank[name] is Rank.SETTLED]
     load = Counter(dict.fromkeys(steady, 0))
     load.update(standing.first for standing in held if standing.first in load)
     mine: dict[str, list[IPAddress]] = {name: [] for name in steady}
     for standing in sorted(held, key=lambda s: _seed(str(s.address))):
-        if standing.first in mine:
+        if standing.first in mine and standing.holder == standing.first:
             mine[standing.first].append(standing.address)
     may = {standing.address: ground.candidates(shared[standing.address]) for standing in held}
     found: list[Move] = []
@@ -277,6 +283,10 @@ def moves(elected: Mapping[IPAddress, Standing], wanted: Iterable[Claim], roll: 
         load[move.old] -= 1
         load[move.new] += 1
     return tuple(found)
+
+
+def _is_given(standing: Standing, roll: Roll) -> bool:
+    return any(member.name == standing.holder and standing.address in member.gives for member in roll.members)
 
 
 def _move(
@@ -307,7 +317,6 @@ class _Ground:
         self._selected: dict[object, Mapping[str, frozenset[str] | None] | None] = {}
         self._subnets: dict[frozenset[str] | None, dict[tuple[int, int], dict[int, set[str]]]] = {}
         self._interfaces: dict[frozenset[str] | None, frozenset[str]] = {}
-        self._candidates: dict[Claim, frozenset[str]] = {}
 
     # -- who may -----------------------------------------------------------------------------------------------
 
@@ -337,6 +346,17 @@ class _Ground:
         if (pool, labels) not in self._selected:
             self._selected[pool, labels] = self._select(pool, dict(labels))
         return self._selected[pool, labels]
+
+    def interfaces(self, parts: Sequence[Claim], name: str) -> frozenset[str] | None:
+        """Those that the advertisements name for this node; None for all."""
+        found: frozenset[str] = frozenset()
+        for part in parts:
+            chosen = self.selected(self._roll.pool_of(part.address), part.labels) or {}
+            way = chosen.get(name, frozenset())
+            if way is None:
+                return None
+            found |= way
+        return found
 
     def _able(self, claim: Claim) -> frozenset[str]:
         found = self._everybody

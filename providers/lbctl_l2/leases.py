@@ -13,7 +13,8 @@ the API server ourselves: in an outage nobody looks dead.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from typing import Any
@@ -126,11 +127,21 @@ def decode(lease: Object) -> Said | None:
     """What a Lease says; None if it is no speaker's, or cannot be read."""
     try:
         facts = _FACTS.decode(lease.annotations.get(SPEAKER, ""))
+        for text in facts.gives:
+            ip_address(text)
         listed = _ANNOUNCING.decode(lease.annotations.get(ANNOUNCING, "{}"))
         announcing = {ip_address(text): since for text, since in listed.items()}
+        for link in facts.links:
+            read(link.mac)
     except (msgspec.DecodeError, ValueError):
         return None
-    return Said(facts, announcing, bool(lease.spec.get("holderIdentity")), _moment(lease.spec.get("renewTime")))
+    return with_spec(Said(facts, announcing), lease)
+
+
+def with_spec(said: Said, lease: Object) -> Said:
+    """The same, with what the Lease itself says: whether it is held, and when it was renewed."""
+    held, renewed = bool(_holder(lease)), _moment(lease.spec.get("renewTime"))
+    return msgspec.structs.replace(said, held=held, renewed=renewed)
 
 
 def _moment(text: Any) -> datetime | None:
@@ -175,20 +186,22 @@ class Observed:
     """How long ago each speaker renewed its Lease, by our own clock, in seconds in which we reached the API server."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._seen: dict[str, tuple[str, float]] = {}
         self._reached = float("-inf")
 
     def note(self, node: str, version: str, now: float) -> None:
         """The node's Lease is in this version."""
-        known = self._seen.get(node)
-        if known is None or known[0] != version:
-            self._seen[node] = (version, now)
+        with self._lock:
+            if self._seen.get(node, ("", 0.0))[0] != version:
+                self._seen[node] = (version, now)
 
     def reached(self, now: float) -> None:
         """The API server took our own renewal. After an outage everybody gets the time to be seen again."""
-        if now - self._reached > 2 * RENEWED:
-            self._seen = {node: (version, now) for node, (version, _) in self._seen.items()}
-        self._reached = now
+        with self._lock:
+            if now - self._reached > 2 * RENEWED:
+                self._seen = {node: (version, now) for node, (version, _) in self._seen.items()}
+            self._reached = now
 
     def forget(self, node: str) -> None:
         """Its Lease is gone."""
@@ -265,10 +278,3 @@ def read(mac: str) -> bytes:
     return bytes.fromhex(mac.replace(":", ""))
 
 
-def addresses(texts: Iterable[str]) -> Iterable[IPAddress]:
-    """Those of the texts that are addresses."""
-    for text in texts:
-        try:
-            yield ip_address(text)
-        except ValueError:
-            continue
