@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lbctl.errors import LbctlError, Retry
 from lbctl.kube import conditions, read
 from lbctl.kube.client import STRATEGIC, Client, Invalid, NotFound, as_retry
-from lbctl.kube.objects import SERVICES, Service, decode, decoder
+from lbctl.kube.objects import SERVICES, Service, decode, decoder, key
 from lbctl.kube.store import Store
 from lbctl.model import READY, Ingress, LoadBalancer, Owner, Resource
 from lbctl.plan import Change, Kind
@@ -45,10 +45,11 @@ class Writer:
         path = SERVICES.path(metadata.namespace, metadata.name, "status")
         same = {"uid": metadata.uid} if metadata.uid else {}
         guarded = {**body, "metadata": {**body.get("metadata", {}), **same}}
-        written = decode(self._client.request("PATCH", path, guarded, STRATEGIC), self._decoder)
-        if not isinstance(written, Service):
-            raise LbctlError(f"the API server's answer for {metadata.namespace}/{metadata.name}: {written.problem}")
-        self._services.put_if_newer(written, news=_somebody_else_too)
+        with self._services.writing(key(service), news=_somebody_else_too) as answered:
+            written = decode(self._client.request("PATCH", path, guarded, STRATEGIC), self._decoder)
+            if not isinstance(written, Service):
+                raise LbctlError(f"the API server's answer for {key(service)}: {written.problem}")
+            answered(written)
         return written
 
 

@@ -1,11 +1,13 @@
 """What is known of one sort of object: a thread-safe dictionary with indexes, filled by a reflector or from files.
 
 Reflectors write, everybody reads. Readers get whole objects and whole snapshots, never half of a change. Our own
-writes' responses are put in at once (`put_if_newer`), so that the next look sees them without waiting for their echo.
+writes' responses are put in at once (`writing`), so that the next look sees them without waiting for their echo, and
+the echo is nobody's news, whether it comes after the response or, as it does half of the time, before.
 """
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Generic, Literal, TypeVar
 
 from lbctl.kube import objects
@@ -42,6 +44,7 @@ class Store(Generic[T]):
         self._index_of = dict(indexes or {})
         self._indexes: dict[str, dict[str, dict[str, None]]] = {name: {} for name in self._index_of}
         self._handlers: list[Handler[T]] = []
+        self._writing: dict[str, T | None] = {}
         self.version = ""
         """The resourceVersion of the last list, event or bookmark."""
 
@@ -80,22 +83,49 @@ class Store(Generic[T]):
             if old is not None and not newer(item.metadata.resource_version, old.metadata.resource_version):
                 return
             self._set(key, item)
+            if old is not None and key in self._writing:
+                # Perhaps the echo of what is being written: that is known when the answer is there.
+                self._writing[key] = self._writing[key] or old
+                return
         self._tell("updated" if old is not None else "added", old, item)
 
-    def put_if_newer(self, item: T, *, news: Callable[[T, T], bool] = lambda _old, _new: False) -> None:
-        """The answer to one of our own writes. Handlers hear of it only if `news` finds more than our own change in it.
+    @contextmanager
+    def writing(
+        self, key: str, *, news: Callable[[T, T], bool] = lambda _old, _new: False
+    ) -> Iterator[Callable[[T], None]]:
+        """Around a write of our own: give the answer to what this yields.
 
-        The answer may hold somebody else's change as well, whose own event is then an echo: that is what `news` is for.
-        An object that is not here (any more) is left to the watch: the answer may be older than its deletion.
+        Handlers hear of the write only if `news` finds more than our own change in it: the answer may hold somebody
+        else's change as well, whose own event is then an echo. What the watch says of the object meanwhile is told
+        afterwards, unless it was this write. An object that is not here (any more) is left to the watch: the answer may
+        be older than its deletion.
         """
-        key = objects.key(item)
+        answers: list[T] = []
         with self._lock:
-            old = self._objects.get(key)
-            if old is None or not newer(item.metadata.resource_version, old.metadata.resource_version):
+            self._writing.setdefault(key, None)
+        try:
+            yield answers.append
+        finally:
+            self._written(key, answers[-1] if answers else None, news)
+
+    def _written(self, key: str, answer: T | None, news: Callable[[T, T], bool]) -> None:
+        with self._lock:
+            before, current = self._writing.pop(key, None), self._objects.get(key)
+            if current is None:
                 return
-            self._set(key, item)
-        if news(old, item):
-            self._tell("updated", old, item)
+            if answer is not None and newer(answer.metadata.resource_version, current.metadata.resource_version):
+                self._set(key, answer)
+                before, current = before or current, answer
+        if before is None:
+            return
+        ours = answer is not None and answer.metadata.resource_version == current.metadata.resource_version
+        if not ours or news(before, current):
+            self._tell("updated", before, current)
+
+    def put_if_newer(self, item: T, *, news: Callable[[T, T], bool] = lambda _old, _new: False) -> None:
+        """The answer to a write that began just now: see `writing`."""
+        with self.writing(objects.key(item), news=news) as answered:
+            answered(item)
 
     def remove(self, key: str, version: str = "") -> None:
         """What the watch says of a deletion. Handlers get the last that was known."""
@@ -151,6 +181,8 @@ class Store(Generic[T]):
         del self._objects[key]
         self._snapshot = None
         self._unfile(key, old)
+        if key in self._writing:
+            self._writing[key] = None
 
     def _unfile(self, key: str, old: T) -> None:
         for name, index in self._index_of.items():

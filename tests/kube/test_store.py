@@ -1,5 +1,8 @@
 """What is known, in what order it is told, and whose word counts."""
 
+from contextlib import suppress
+
+from lbctl.errors import Unavailable
 from lbctl.kube import objects, store
 
 
@@ -62,6 +65,49 @@ def test_somebody_elses_change_within_our_answer_is_told():
     events = heard(services)
     services.put_if_newer(service(version="7", uid="u2"), news=lambda old, new: True)
     assert [what for what, _, _ in events] == ["added", "updated"]
+
+
+def test_an_echo_that_overtakes_the_answer_is_nobodys_news():
+    services = store.services()
+    services.put(service(version="5"))
+    events = heard(services)
+    with services.writing("default/web") as answered:
+        services.put(service(version="6"))
+        answered(service(version="6"))
+    assert len(events) == 1
+
+
+def test_what_somebody_else_wrote_meanwhile_is_told_after_our_write():
+    services = store.services()
+    services.put(service(version="5"))
+    events = heard(services)
+    with services.writing("default/web") as answered:
+        services.put(service(version="6"))
+        services.put(service(version="7"))
+        assert len(events) == 1
+        answered(service(version="6"))
+    assert events[1:] == [("updated", service(version="5"), service(version="7"))]
+
+
+def test_what_the_watch_said_during_a_write_that_failed_is_told():
+    services = store.services()
+    services.put(service(version="5"))
+    events = heard(services)
+    with suppress(Unavailable), services.writing("default/web"):
+        services.put(service(version="6"))
+        raise Unavailable("no answer")
+    assert events[1:] == [("updated", service(version="5"), service(version="6"))]
+
+
+def test_a_deletion_during_a_write_is_told_once_and_at_once():
+    services = store.services()
+    services.put(service(version="5"))
+    events = heard(services)
+    with services.writing("default/web") as answered:
+        services.put(service(version="6"))
+        services.remove("default/web", "7")
+        answered(service(version="6"))
+    assert [what for what, _, _ in events] == ["added", "deleted"]
 
 
 def test_our_late_answer_does_not_bring_back_what_is_deleted():
