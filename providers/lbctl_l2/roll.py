@@ -1,7 +1,7 @@
 """The roll of speakers: who lives, by the heartbeats heard on each link; and my own heartbeats.  PURE.
 
-`wire.Machine` owns one and asks it `alive` and `flags`. What has changed is left in `lost`, `changed`, `revived` and
-`cut_off` until the machine takes it.
+`wire.Machine` owns one and asks it `alive` and `flags`. What has changed is left in `lost`, `changed`, `revived`,
+`idle` and `cut_off` until the machine takes it.
 
 Everybody sends a heartbeat every `Timing.beat` to everybody it shares a link with, up to 19 (`WATCHERS`). Where more
 share a link, each is watched by the first 19 in its own rendezvous order, in which nobody's coming or going moves the
@@ -42,11 +42,11 @@ class Ear:
 class Speaker:
     """One peer. `flags` are of its last heartbeat; a leaver's stay until it is heard again."""
 
-    __slots__ = ("ears", "flags", "links", "name", "node")
+    __slots__ = ("ears", "flags", "links", "name", "node", "sequence")
 
     def __init__(self, name: str) -> None:
         self.name, self.node = name, fingerprint(name, 8)
-        self.flags = 0
+        self.flags = self.sequence = 0
         self.ears: dict[int, Ear] = {}
         self.links: tuple[PeerLink, ...] = ()
 
@@ -84,6 +84,7 @@ class Roll:
         self.lost: set[str] = set()
         self.changed: set[str] = set()
         self.revived: set[tuple[str, int]] = set()
+        self.idle: set[str] = set()
         self.cut_off = False
 
     # -- who lives --
@@ -285,7 +286,7 @@ class Roll:
         if packet.to != BROADCAST:
             ear.watch = bool(packet.flags & Flag.WATCH)
         self._note_company(speaker, packet.flags, now)
-        self._note_flags(speaker, packet.flags)
+        self._note_flags(speaker, packet)
         self._keep(ear, now)
         if packet.flags & Flag.PING:
             self._beat(self._links[index], ear, watch=ear in self._watchers[index])
@@ -297,11 +298,14 @@ class Roll:
             self.cut_off = True
         self._company = now
 
-    def _note_flags(self, speaker: Speaker, flags: int) -> None:
-        said = flags & (Flag.UNSETTLED | Flag.LEAVING | Flag.IDLE)
+    def _note_flags(self, speaker: Speaker, packet: Beat) -> None:
+        """One that has begun again (its sequence has), or says so, announces nothing of what it announced before."""
+        said = packet.flags & (Flag.UNSETTLED | Flag.LEAVING | Flag.IDLE)
+        if said & ~speaker.flags & Flag.IDLE or packet.sequence < speaker.sequence:
+            self.idle.add(speaker.name)
         if (said ^ speaker.flags) & (Flag.UNSETTLED | Flag.LEAVING):
             self.changed.add(speaker.name)
-        speaker.flags = said
+        speaker.flags, speaker.sequence = said, packet.sequence
 
     def _keep(self, ear: Ear, now: float) -> None:
         """It lives, until it is unheard for as long as it promised. Its return is news for everybody on the link."""

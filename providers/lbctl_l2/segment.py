@@ -14,6 +14,7 @@ waits: `run` jumps from event to event. The same seed gives the same run.
 
 import heapq
 import itertools
+import math
 import random
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable
@@ -49,6 +50,7 @@ class Node:
         self.frozen = False
         self.queue: deque[tuple[int, bytes]] = deque(maxlen=QUEUE)
         self.wakes: float | None = None
+        self.due = math.inf
         self.revision = -1
         self.groups: set[tuple[int, IPv6Address]] = set()
         self.told: tuple[tuple[Order, ...], tuple[Peer, ...]] = ((), ())
@@ -180,17 +182,25 @@ class Segment:
         if isinstance(port.owner, Node):
             port.owner.ports[port.link.index] = port
 
+    def mac(self, name: str) -> bytes:
+        """The MAC of a host's or node's first port."""
+        return self.port(name).link.mac
+
+    def address(self, text: str) -> IPAddress:
+        """An address as the segment's tables know it."""
+        return ip_address(text)
+
     def port(self, name: str) -> Port:
         """A host's or node's first port."""
         return next(port for ports in self._ports.values() for port in ports if port.owner.name == name)
 
     # -- control --
 
-    def order(self, address: str, *ranking: str, **more: object) -> None:
-        """A standing order for everybody, from now on."""
+    def order(self, address: str, *ranking: str, told: Iterable[str] | None = None, **more: object) -> None:
+        """A standing order, from now on; `told` only these nodes, until `tell`."""
         order = msgspec.structs.replace(Order(ip_address(address), ranking), **more)
         self.orders[order.address] = order
-        self.tell()
+        self.tell(*(self.nodes if told is None else told))
 
     def withdraw(self, address: str) -> None:
         """No order for it any more."""
@@ -359,10 +369,9 @@ class Segment:
         due = node.machine.deadline() if node.machine else None
         if due is None or node.frozen:
             return
-        due = max(due, self.now)
-        if node.wakes is not None and node.wakes <= due:
-            return
-        self._schedule(node, due + self.random.random() * self.late)
+        if node.wakes is None or due < node.due:
+            node.due = due
+            self._schedule(node, max(due, self.now) + self.random.random() * self.late)
 
     def _schedule(self, node: Node, when: float) -> None:
         node.wakes = when

@@ -381,13 +381,15 @@ class Machine:
             self._unsettle()
             roll.hello_all(self._now)
             roll.changed.add(self._me)
-        if not (roll.lost or roll.changed or roll.revived):
+        if not (roll.lost or roll.changed or roll.revived or roll.idle):
             return
-        lost, changed, revived = roll.lost, roll.changed, roll.revived
-        roll.lost, roll.changed, roll.revived = set(), set(), set()
+        lost, changed, revived, idle = roll.lost, roll.changed, roll.revived, roll.idle
+        roll.lost, roll.changed, roll.revived, roll.idle = set(), set(), set(), set()
         self.revision += 1
         for address in self._addresses.values():
-            if changed or address.first in lost or not address.first:
+            if address.holder in idle:
+                address.holder = ""
+            if changed or idle or address.first in lost or not address.first:
                 self._judge(address)
         for name, link in revived:
             self._return(name, link)
@@ -429,6 +431,8 @@ class Machine:
             rank = self._rank_of(name)
             if rank is _Rank.UNSETTLED and name == address.holder:
                 rank = _Rank.SETTLED
+            if rank is _Rank.LEAVING and name not in (self._me, address.holder):
+                continue  # It takes nothing any more.
             if rank < best_rank:
                 best, best_rank = name, rank
             if rank is _Rank.SETTLED:
