@@ -1,0 +1,1 @@
+"""Bare metal: addresses out of pools, announced by ARP and NDP from one node each."""
