@@ -134,7 +134,10 @@ class Advertisement(msgspec.Struct, frozen=True, gc=False):
 
 
 class Beat(msgspec.Struct, frozen=True, gc=False):
-    """A heartbeat, or a notice of somebody's death. `cluster`, `node` and `subject` are fingerprints."""
+    """A heartbeat, or a notice of somebody's death. `cluster`, `node` and the notice's `subject` are fingerprints.
+
+    A heartbeat's `subject` is its sender's life: other after each start. `sequence` counts within it.
+    """
 
     to: bytes
     by: bytes
@@ -302,9 +305,9 @@ def _arp(to: bytes, operation: int, sender_mac: bytes, sender: bytes, target_mac
     return _ARP.pack(to, sender_mac, _ETH_ARP, 1, _ETH_IPV4, 6, 4, operation, sender_mac, sender, target_mac, target)
 
 
-def beat(mac: bytes, to: bytes, cluster: bytes, node: bytes, flags: int, sequence: int) -> bytes:
+def beat(mac: bytes, to: bytes, cluster: bytes, node: bytes, life: bytes, flags: int, sequence: int) -> bytes:
     """A heartbeat to one peer, or to all."""
-    return _beat(mac, to, Kind.BEAT, flags, cluster, node, b"\0" * 8, sequence)
+    return _beat(mac, to, Kind.BEAT, flags, cluster, node, life, sequence)
 
 
 def down(mac: bytes, cluster: bytes, node: bytes, subject: bytes, sequence: int) -> bytes:

@@ -13,6 +13,7 @@ same name. A heartbeat of a known speaker that arrives elsewhere teaches us bett
 """
 
 import math
+import struct
 from collections.abc import Callable, Iterable, Sequence
 
 from lbctl_l2.packets import BROADCAST, Beat, Drop, Flag, Kind, beat, down, fingerprint
@@ -40,13 +41,14 @@ class Ear:
 
 
 class Speaker:
-    """One peer. `flags` are of its last heartbeat; a leaver's stay until it is heard again."""
+    """One peer. `flags` are of its last heartbeat; a leaver's stay until it is heard again. `life`: since its start."""
 
-    __slots__ = ("ears", "flags", "links", "name", "node", "sequence")
+    __slots__ = ("ears", "flags", "life", "links", "name", "node", "sequence")
 
     def __init__(self, name: str) -> None:
         self.name, self.node = name, fingerprint(name, 8)
         self.flags = self.sequence = 0
+        self.life = b""
         self.ears: dict[int, Ear] = {}
         self.links: tuple[PeerLink, ...] = ()
 
@@ -74,7 +76,7 @@ class Roll:
         self._watchers: dict[int, tuple[Ear, ...]] = {}
         self._crowded: frozenset[int] = frozenset()
         self._helloed: dict[int, float] = {}
-        self._sequence = 0
+        self._life, self._sequence = struct.pack("!d", now), 0
         self._company = now
         self._expiry = self._next_hello = NEVER
         self._next_beat = now
@@ -242,7 +244,7 @@ class Roll:
         """A heartbeat to all on this link."""
         if link.up:
             self._helloed[link.index] = now
-            self._out(link, beat(link.mac, BROADCAST, self._cluster, self._node, self.my_flags | flags, self._count()))
+            self._out(link, self._frame(link, BROADCAST, self.my_flags | flags))
 
     def hello_all(self, now: float, flags: int = 0) -> None:
         """My flags have changed: tell everybody at once."""
@@ -252,7 +254,10 @@ class Roll:
     def _beat(self, link: Link, ear: Ear, watch: bool) -> None:
         flags = self.my_flags | (Flag.WATCH if watch else 0)
         for mac in ear.macs:
-            self._out(link, beat(link.mac, mac, self._cluster, self._node, flags, self._count()))
+            self._out(link, self._frame(link, mac, flags))
+
+    def _frame(self, link: Link, to: bytes, flags: int) -> bytes:
+        return beat(link.mac, to, self._cluster, self._node, self._life, flags, self._count())
 
     def _out(self, link: Link, frame: bytes) -> None:
         self.beats += 1
@@ -299,13 +304,16 @@ class Roll:
         self._company = now
 
     def _note_flags(self, speaker: Speaker, packet: Beat) -> None:
-        """One that has begun again (its sequence has), or says so, announces nothing of what it announced before."""
+        """One that has begun again, or says so, announces nothing of what it announced before. Order is kept."""
+        again = packet.subject != speaker.life
+        if packet.sequence < speaker.sequence and not again:
+            return
         said = packet.flags & (Flag.UNSETTLED | Flag.LEAVING | Flag.IDLE)
-        if said & ~speaker.flags & Flag.IDLE or packet.sequence < speaker.sequence:
+        if again or said & ~speaker.flags & Flag.IDLE:
             self.idle.add(speaker.name)
         if (said ^ speaker.flags) & (Flag.UNSETTLED | Flag.LEAVING):
             self.changed.add(speaker.name)
-        speaker.flags, speaker.sequence = said, packet.sequence
+        speaker.flags, speaker.life, speaker.sequence = said, packet.subject, packet.sequence
 
     def _keep(self, ear: Ear, now: float) -> None:
         """It lives, until it is unheard for as long as it promised. Its return is news for everybody on the link."""
