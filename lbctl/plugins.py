@@ -1,8 +1,9 @@
 """Providers, their stand-ins and their commands, by entry point: found by name, imported only when used.
 
 Groups: `lbctl.providers` (a `Plugin`), `lbctl.standins` (makes a `Standin`), `lbctl.commands` (a click command),
-`lbctl.policies` (makes the permissions that a cloud takes, as JSON values). Ours are registered the way a stranger's
-would be. What is missing is an error that says what to install.
+`lbctl.policies` (makes the permissions that a cloud takes, as JSON values), `lbctl.demos` (a module with `SERVICE`,
+`TITLE`, `SETTINGS` and `show`: a provider's own act of the demo, which needs no stand-in). Ours are registered the way a
+stranger's would be. What is missing is an error that says what to install.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -19,7 +20,7 @@ from lbctl.provider import Desired, Harness, Observation, Plugin, Provider, Scop
 from lbctl.testing.standin import Standin
 
 PROVIDERS, STANDINS, COMMANDS = "lbctl.providers", "lbctl.standins", "lbctl.commands"
-POLICIES = "lbctl.policies"
+POLICIES, DEMOS = "lbctl.policies", "lbctl.demos"
 
 EXTRAS = ("aws", "gcp", "azure")
 """Providers that come with lbctl, and what `pip install 'lbctl[…]'` calls them."""
@@ -68,6 +69,18 @@ def standin(name: str) -> Standin:
 def command(name: str) -> Any:
     """The click command that a plugin adds under this name."""
     return _load(COMMANDS, name, "command")
+
+
+def acts() -> dict[str, Any]:
+    """The acts that providers add to the demo, by the provider's name; none of what cannot be imported here."""
+    found: dict[str, Any] = {}
+    for name, point in points(DEMOS).items():
+        try:
+            plugin(name)
+            found[name] = point.load()
+        except (ImportError, SettingsError):
+            continue
+    return found
 
 
 def permissions(name: str) -> Any:

@@ -21,6 +21,7 @@ from lbctl.daemon import Cluster, Daemon, Desk, Options, utcnow
 from lbctl.errors import LbctlError
 from lbctl.kube.client import Client
 from lbctl.kube.events import Recorder
+from lbctl.kube.read import load_balancer_class
 from lbctl.model import READY, SHARED, Resource
 from lbctl.provider import Call, Harness
 from lbctl.render import for_terminal, table
@@ -90,7 +91,10 @@ class Demo:
         self._counting = threading.Lock()
         self._client: Client
         self._desk: Desk
+        self._others: list[Desk] = []
+        self._acts = {name: act for name, act in plugins.acts().items() if name != provider}
         self._services: list[dict[str, Any]] = list(yaml.load_all(SERVICES, Loader=yaml.CSafeLoader))
+        self._services += [_asking_for(name, act.SERVICE) for name, act in self._acts.items()]
 
     def run(self, *, keep: Callable[[], None] | None = None) -> None:
         """Everything in order. Raises `Broken` at the first promise that is not kept. `keep` holds it up at the end."""
@@ -102,6 +106,7 @@ class Demo:
                 made = self._inventory() - before
                 self._show(made)
                 self._damage()
+                self._act()
                 if keep:
                     self._say(
                         f"\nIt stays up until Ctrl-C. In another terminal:\n"
@@ -170,6 +175,13 @@ class Demo:
             f"with {sum(self._calls.values())} API calls."
         )
 
+    def _act(self) -> None:
+        """What providers without a cloud show of the addresses that they gave out."""
+        addresses = {s["metadata"]["name"]: _address(s) for s in self._shop()}
+        for act in self._acts.values():
+            self._say(f"\n{act.TITLE}")
+            act.show(addresses[act.SERVICE], [node.name for node in self._desk.nodes()], self._say)
+
     def _delete(self, before: frozenset[str]) -> None:
         self._say("\nDeleting all Services …")
         self._calls.clear()
@@ -185,12 +197,17 @@ class Demo:
     def _controller(self) -> Iterator[None]:
         """The real one, as `lbctl run` puts it together."""
         client = Client.from_config(str(self._sandbox.kubeconfig), component="controller")
-        cluster, recorder = Cluster(client), Recorder(client)
+        watches = [w for name, act in self._acts.items() for w in plugins.plugin(name).watches(act.SETTINGS)]
+        cluster, recorder = Cluster(client, watches=watches), Recorder(client)
         daemon = Daemon(cluster, recorder)
         harness = Harness(self._sandbox.settings(self._provider), cluster.identity(), now=utcnow, on_call=self._count)
         options = Options(default_provider=self._provider, timing=Timing(backoff=0.5))
         self._desk = Desk(plugins.plugin(self._provider), harness, cluster, options, recorder=recorder)
-        daemon.desks.append(self._desk)
+        seen = cluster.access("kube-system", recorder)
+        for name, act in self._acts.items():
+            own = Harness(act.SETTINGS, harness.cluster_id, now=utcnow, kubernetes=seen)
+            self._others.append(Desk(plugins.plugin(name), own, cluster, Options(), recorder=recorder))
+        daemon.desks += [self._desk, *self._others]
         thread = threading.Thread(target=daemon.run, name="daemon", daemon=True)
         thread.start()
         try:
@@ -230,7 +247,7 @@ class Demo:
         return False
 
     def _at_rest(self) -> bool:
-        return self._desk.at_rest()
+        return all(desk.at_rest() for desk in (self._desk, *self._others))
 
     def _shop(self) -> list[dict[str, Any]]:
         return self._list("/api/v1/namespaces/shop/services")
@@ -248,6 +265,13 @@ class Demo:
             if time.monotonic() > deadline:
                 raise Broken(f"this did not come true within {PATIENCE:.0f} s: {promise}")
             threading.Event().wait(0.05)
+
+
+def _asking_for(provider: str, name: str) -> dict[str, Any]:
+    """A Service that asks for another provider than the demo's first."""
+    spec = {"type": "LoadBalancer", "loadBalancerClass": load_balancer_class(provider), "selector": {"app": name}}
+    ports = [{"name": "main", "port": 631}]
+    return {"kind": "Service", "metadata": {"name": name, "namespace": "shop"}, "spec": {**spec, "ports": ports}}
 
 
 def _telling(resource: Resource) -> tuple[bool, bool, str, str]:
