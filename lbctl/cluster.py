@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from lbctl.model import LoadBalancer, Node, Owner
+from lbctl.model import Endpoints, LoadBalancer, Node, Owner
 
 
 class Watch(msgspec.Struct, frozen=True):
@@ -69,6 +69,10 @@ class Kubernetes(Protocol):
         externalIPs. Without nodes, endpoints and `problem`. Our own status writes are not told."""
         ...
 
+    def endpoints(self, owner: Owner) -> Endpoints | None:
+        """What stands behind a Service; None where that is not known (files)."""
+        ...
+
     def nodes(self) -> tuple[Node, ...]:
         """Every node, eligible or not; the same tuple until one of them changes."""
         ...
@@ -109,6 +113,9 @@ class NoKubernetes:
 
     def services(self, told: Callable[[Owner, LoadBalancer | None], None]) -> None:
         """Nothing will be told."""
+
+    def endpoints(self, owner: Owner) -> Endpoints | None:
+        return None
 
     def nodes(self) -> tuple[Node, ...]:
         return ()

@@ -16,7 +16,7 @@ from lbctl.kube.objects import Custom, Resource, Service, Undecodable
 from lbctl.kube.reflector import Reflector
 from lbctl.kube.source import Stores
 from lbctl.kube.store import Event, Store
-from lbctl.model import LoadBalancer, Node, Owner
+from lbctl.model import Endpoints, LoadBalancer, Node, Owner
 
 Emit = Callable[[Owner, str, Literal["Normal", "Warning"], str, str], None]
 """Who tells Events: (owner, uid, type, reason, message)."""
@@ -67,6 +67,9 @@ class Access:
                 told(read.owner(old), None)
 
         self._stores.services.subscribe(on_event)
+
+    def endpoints(self, owner: Owner) -> Endpoints | None:
+        return read.endpoints(self._stores.slices.by("service", owner))
 
     def nodes(self) -> tuple[Node, ...]:
         with self._lock:
