@@ -23,11 +23,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from functools import lru_cache
 from ipaddress import ip_address
-from typing import Protocol
 
 import msgspec
 
-from lbctl.model import IPAddress, IPNetwork, LoadBalancer, Owner
+from lbctl.model import Endpoints, IPAddress, IPNetwork, LoadBalancer, Owner
+from lbctl_l2.pool import Advertisement
 
 RANKED = 32
 """Nodes in a ranking, at most: all of them would have to die within a Lease's time before nobody is left."""
@@ -40,28 +40,6 @@ ROUND = 20
 
 
 # ── what goes in ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class Advert(Protocol):
-    """What an advertisement decides: which pools' addresses, for which Services, from which nodes and interfaces."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def interfaces(self) -> Sequence[str]:
-        """Names; empty for all."""
-        ...
-
-    def serves(self, pool: str) -> bool: ...
-
-    def admits(self, service: Mapping[str, str]) -> bool:
-        """By the Service's labels."""
-        ...
-
-    def selects(self, node: Mapping[str, str]) -> bool:
-        """By the node's labels."""
-        ...
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -120,14 +98,14 @@ class Roll(msgspec.Struct, frozen=True):
     """
 
     members: tuple[Member, ...]
-    adverts: tuple[Advert, ...]
+    adverts: tuple[Advertisement, ...]
     pool_of: Callable[[IPAddress], str]
     ignore_excluded: bool = False
 
 
-def claims(load_balancer: LoadBalancer) -> Iterator[Claim]:
-    """What a Service's status says: the addresses that are to be announced for it."""
-    known, created = load_balancer.endpoints, load_balancer.created
+def claims(load_balancer: LoadBalancer, known: Endpoints | None = None) -> Iterator[Claim]:
+    """What a Service's status says: the addresses to announce for it. `known`: its endpoints, if it does not say."""
+    known, created = known or load_balancer.endpoints, load_balancer.created
     for entry in load_balancer.status:
         if (found := address(entry.ip)) is not None:
             yield Claim(
@@ -219,13 +197,12 @@ REASONS = {
 
 def elect(wanted: Iterable[Claim], roll: Roll, me: str = "") -> dict[IPAddress, Standing]:
     """The ranking of every address, and the interfaces that `me` may use. The same for any order of what goes in."""
-    ground, shared = _Ground(roll), _by_address(wanted)
-    holders = _holders(roll.members)
+    ground, shared, held = _Ground(roll), _by_address(wanted), holders(roll.members)
     rankings = {address: ground.candidates(parts) for address, parts in shared.items()}
     load: Counter[str] = Counter()
     first: dict[IPAddress, str] = {}
     for address, candidates in rankings.items():
-        if chosen := ground.kept(address, holders.get(address, ""), candidates):
+        if chosen := ground.kept(address, held.get(address, ""), candidates):
             first[address] = chosen
             load[chosen] += 1
     for address in sorted(rankings.keys() - first.keys(), key=lambda a: _seniority(shared[a])):
@@ -237,7 +214,7 @@ def elect(wanted: Iterable[Claim], roll: Roll, me: str = "") -> dict[IPAddress, 
             address,
             tuple(sorted(part.owner for part in parts)),
             ground.ranking(address, first.get(address, ""), rankings[address]),
-            holders.get(address, ""),
+            held.get(address, ""),
             ground.interfaces(parts, me),
         )
         for address, parts in shared.items()
@@ -474,14 +451,14 @@ def _by_address(wanted: Iterable[Claim]) -> dict[IPAddress, list[Claim]]:
     return found
 
 
-def _holders(members: Iterable[Member]) -> dict[IPAddress, str]:
-    """Who announces each address: of several that say so, the one that began last."""
-    newest: dict[IPAddress, tuple[float, str]] = {}
+def holders(members: Iterable[Member]) -> dict[IPAddress, str]:
+    """Who announces each address: of several that say so one that lives, and that began last."""
+    newest: dict[IPAddress, tuple[bool, float, str]] = {}
     for member in members:
+        lives = member.speaks and member.alive
         for address, since in member.announces.items():
-            if (since, member.name) > newest.get(address, (float("-inf"), "")):
-                newest[address] = (since, member.name)
-    return {address: name for address, (_, name) in newest.items()}
+            newest[address] = max(newest.get(address, (False, 0.0, "")), (lives, since, member.name))
+    return {address: name for address, (_, _, name) in newest.items()}
 
 
 def _seniority(parts: Sequence[Claim]) -> tuple[float, str, str]:
@@ -493,7 +470,7 @@ def _seniority(parts: Sequence[Claim]) -> tuple[float, str, str]:
 
 
 @lru_cache(maxsize=16_384)
-def preference(address: IPAddress, names: tuple[str, ...]) -> tuple[str, ...]:
+def preference(address: IPAddress | str, names: tuple[str, ...]) -> tuple[str, ...]:
     """The nodes in this address's own order: as good as random, and the same everywhere and always."""
     seed = _seed(str(address))
     return tuple(sorted(names, key=lambda name: _mixed(seed ^ _seed(name))))

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -42,6 +42,11 @@ MOST = 150_000
 CONFLICTS = 16
 PROBLEMS = 16
 LINKS = 64
+
+
+DrainOn = Literal["cordon", "drain", "none"]
+"""When a node hands its addresses over though it lives: as soon as it is cordoned; when it is cordoned and no endpoint
+of our Services is left there; never."""
 
 
 # ── what is said ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -76,9 +81,11 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
 class Facts(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a speaker says of its node.
 
-    started   seconds since the epoch
-    settled   it has been there for a while, and may be given addresses
-    gives     address → node: the holder wants that node to take the address over
+    started            seconds since the epoch
+    settled            it has been there for a while, and may be given addresses
+    gives              address → node: the holder wants that node to take the address over
+    drain_on           when it counts a node as draining 
+    ignores_exclusion  whether it counts the label that excludes nodes for nothing
     """
 
     node: str
@@ -88,6 +95,8 @@ class Facts(msgspec.Struct, frozen=True, omit_defaults=True):
     gives: Mapping[str, str] = {}
     conflicts: tuple[SaidConflict, ...] = ()
     problems: tuple[Problem, ...] = ()
+    drain_on: DrainOn = "drain"
+    ignores_exclusion: bool = False
 
 
 class Said(msgspec.Struct, frozen=True):

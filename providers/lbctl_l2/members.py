@@ -8,18 +8,13 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from functools import lru_cache
 from ipaddress import ip_address
-from typing import Literal
 
 from lbctl.cluster import Object
 from lbctl.model import Node
 from lbctl_l2 import leases
 from lbctl_l2.election import Claim, Member, NodeLink
-from lbctl_l2.leases import Facts, Said
+from lbctl_l2.leases import DrainOn, Facts, Said
 from lbctl_l2.values import Peer, PeerLink
-
-DrainOn = Literal["cordon", "drain", "none"]
-"""When a node hands its addresses over though it lives: as soon as it is cordoned; when it is cordoned and no endpoint
-of our Services is left there; never."""
 
 Alive = Callable[[str, Said], tuple[bool, bool]]
 """(is its speaker there at all, does it live): of a node with a Lease that is held."""

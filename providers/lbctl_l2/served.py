@@ -1,64 +1,53 @@
 """What the cluster's pools and advertisements say of announcing: which addresses, from which nodes and interfaces.  PURE.
 
-The speaker asks it at every look. It reads the custom resources through `crds.py`, as the controller does.
+The speaker asks it at every look, the command line once. It reads the custom resources as the controller does.
 """
 
-from collections.abc import Mapping, Sequence
-from ipaddress import ip_address, ip_network
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
-from lbctl.cluster import Kubernetes, Watch
+from lbctl.cluster import Kubernetes, Object, Watch
 from lbctl.model import IPAddress
-from lbctl_l2.state import Range
-
-
-class Ad(msgspec.Struct, frozen=True):
-    name: str
-    interfaces: tuple[str, ...] = ()
-
-    def serves(self, pool: str) -> bool:
-        return True
-
-    def admits(self, service: Mapping[str, str]) -> bool:
-        return True
-
-    def selects(self, node: Mapping[str, str]) -> bool:
-        return True
-
+from lbctl_l2 import state
+from lbctl_l2.pool import Advertisement, Pool
+from lbctl_l2.ranges import parse
 
 POOLS = Watch("addresspools", "lbctl.io", "v1alpha1")
-ADS = Watch("l2advertisements", "lbctl.io", "v1alpha1")
+ADVERTS = Watch("l2advertisements", "lbctl.io", "v1alpha1")
 
 
 class Served(msgspec.Struct, frozen=True):
-    adverts: tuple[Ad, ...] = ()
-    ranges: tuple[Range, ...] = ()
+    """Pools and what is said of announcing them."""
+
+    pools: tuple[Pool, ...] = ()
+    adverts: tuple[Advertisement, ...] = ()
 
     @staticmethod
-    def watches(settings: Mapping[str, str]) -> Sequence[Watch]:
-        return (POOLS, ADS)
+    def watches(_settings: Mapping[str, str]) -> Sequence[Watch]:
+        """What it is read from."""
+        return (POOLS, ADVERTS)
 
     @staticmethod
-    def read(kubernetes: Kubernetes, settings: Mapping[str, str]) -> "Served":
-        ranges = []
-        for pool in kubernetes.objects(POOLS):
-            for text in pool.spec.get("addresses", ()):
-                if "-" in text:
-                    first, last = text.split("-")
-                else:
-                    net = ip_network(text, strict=False)
-                    first, last = str(net[0]), str(net[-1])
-                ranges.append(Range(pool.name, first.strip(), last.strip()))
-        return Served(tuple(Ad(o.name, tuple(o.spec.get("interfaces") or ())) for o in kubernetes.objects(ADS)), tuple(ranges))
+    def read(kubernetes: Kubernetes, _settings: Mapping[str, str]) -> "Served":
+        """As the cluster says it now."""
+        adverts = (Advertisement(o.name, interfaces=tuple(o.spec.get("interfaces") or ())) for o in kubernetes.objects(ADVERTS))
+        return Served(tuple(map(_pool, kubernetes.objects(POOLS))), tuple(adverts))
 
     def pool_of(self, address: IPAddress) -> str:
-        for part in self.ranges:
-            first, last = ip_address(part.first), ip_address(part.last)
-            if first.version == address.version and int(first) <= int(address) <= int(last):
-                return part.pool
-        return ""
+        """Whose address it is; "" if it is no pool's."""
+        return next((pool.name for pool in self.pools if pool.covers(address)), "")
+
+    @property
+    def ranges(self) -> tuple[state.Range, ...]:
+        """The pools, as they are kept on disk."""
+        return tuple(self._ranges())
+
+    def _ranges(self) -> Iterator[state.Range]:
+        for pool in self.pools:
+            for part in pool.ranges:
+                yield state.Range(pool.name, str(part.address(part.first)), str(part.address(part.last)))
 
 
-def nothing() -> Served:
-    return Served()
+def _pool(item: Object) -> Pool:
+    return Pool(item.name, tuple(parse(text) for text in item.spec.get("addresses", ())))

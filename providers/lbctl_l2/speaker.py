@@ -26,9 +26,8 @@ from lbctl_l2 import checks, election, leases, members, netlink
 from lbctl_l2.channel import DataPlane, Log, clock
 from lbctl_l2.checks import Surroundings
 from lbctl_l2.election import Claim, Roll, Standing
-from lbctl_l2.leases import Facts, Problem, Said, SaidConflict, SaidLink
-from lbctl_l2.members import DrainOn
-from lbctl_l2.served import Served, nothing
+from lbctl_l2.leases import DrainOn, Facts, Problem, Said, SaidConflict, SaidLink
+from lbctl_l2.served import Served
 from lbctl_l2.state import File, State
 from lbctl_l2.values import IPNetwork, Link, Order, Peer, Report, Timing
 from lbctl_l2.values import State as Doing
@@ -256,7 +255,7 @@ class Announcer:
         self._roll_given: Resource | None = None
         self._peers: tuple[Peer, ...] = ()
         self._around: Surroundings | None = None
-        self._served: Served = nothing()
+        self._served = Served()
         self._leases: dict[str, Object] = {}
         self._elected: dict[IPAddress, Standing] = {}
         self._seen_by_all: tuple[Any, ...] = ()
@@ -488,12 +487,15 @@ class Announcer:
             started=self._keeper.started,
             settled=report.settled if report else False,
             links=tuple(_said_link(link) for link in self._plane.links() if link.up and (link.arp or link.ndp)),
+            drain_on=self._options.drain_on,
+            ignores_exclusion=self._options.ignore_excluded,
         )
 
     def problems(self) -> tuple[Problem, ...]:
         """What is wrong here, as of now: the whole node first, then addresses."""
-        around = self._surroundings()
-        looked = ((address, checks.fault(address, around)) for address in sorted(self._elected, key=str))
+        # In this order: what was elected is never newer than the pools it is judged by.
+        elected, around = self._elected, self._surroundings()
+        looked = ((address, checks.fault(address, around)) for address in sorted(elected, key=str))
         faults = (Problem(no.reason, no.message, str(address)) for address, no in looked if no is not None)
         shadowed = self._shadowed()
         return (*((Problem(*_ipvs(shadowed)),) if shadowed else ()), *faults)
