@@ -124,6 +124,7 @@ def _findings(session: "Session", *, reach: bool) -> Iterator[Finding]:
         for name in ways.names:
             yield from _nodes(name, ways.sources[name].nodes())
             yield from _guarded(name, lambda name=name: _provider(ways, name))  # type: ignore[misc]
+            yield from _guarded(name, lambda name=name: _insight(session, name))  # type: ignore[misc]
         ways.close()
         if reach:
             yield from _reachable(given, ways)
@@ -288,6 +289,13 @@ def _provider(ways: "Paths", name: str) -> Iterator[Finding]:
         yield from _trial(ways, name, scheme)
     for refusal in plan.refused:
         yield Finding("warning", name, f"{refusal.owner} is refused: {refusal.reason}", refusal.message)
+
+
+def _insight(session: "Session", name: str) -> Iterator[Finding]:
+    """What the provider itself sees in the cluster."""
+    insight = session.insight(name)
+    for sight in insight.findings() if insight is not None else ():
+        yield Finding("warning" if sight.ok is False else "ok", sight.topic, sight.text, sight.way)
 
 
 def _trial(ways: "Paths", name: str, scheme: "Scheme") -> Iterator[Finding]:

@@ -67,7 +67,11 @@ def _explanation(session: "Session", given: "Inputs", owner: "Owner") -> Explana
         return replace(bare, verdict=_not_ours(service))
     plan, load_balancer, problem = _planned(session, given, owner, provider)
     slices = given.stores.slices.by("service", owner)
-    walk = tuple(_walk(service, slices, load_balancer, plan.notes if plan else (), known=given.cluster is not None))
+    known = given.cluster is not None
+    walk = (
+        *_walk(service, slices, load_balancer, plan.notes if plan else (), known=known),
+        *(_seen(session, provider, load_balancer) if known and load_balancer is not None else ()),
+    )
     if plan is None:
         return replace(bare, verdict=f"it could not be planned: {problem}", walk=walk)
     mine = [[c for c in steps if c.owner == owner] for steps in (plan.changes, plan.pending, plan.frozen)]
@@ -152,6 +156,13 @@ def _walk(
     yield _target_ports(service)
     yield _pods(service, slices, load_balancer) if known else Step("ready pods", "not known: files say nothing of pods")
     yield _selector(service)
+
+
+def _seen(session: "Session", provider: str, load_balancer: "LoadBalancer") -> Iterator[Step]:
+    """What the provider itself can show of it."""
+    insight = session.insight(provider)
+    for sight in insight.explain(load_balancer) if insight is not None else ():
+        yield Step(sight.topic, sight.text, sight.ok, sight.way)
 
 
 def _kubectl(service: "Service", *words: str, selects: str = "") -> str:

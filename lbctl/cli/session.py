@@ -17,12 +17,12 @@ from lbctl.cluster import Kubernetes, NoKubernetes, Watch
 from lbctl.config import Config
 from lbctl.controller import Timing
 from lbctl.daemon import Cluster, Options, utcnow
-from lbctl.errors import SettingsError
+from lbctl.errors import LbctlError, SettingsError
 from lbctl.kube import objects
 from lbctl.kube.client import Client, Conflict, Forbidden, NotFound
 from lbctl.kube.lease import Terms
 from lbctl.policy import Policy
-from lbctl.provider import Call, Harness, Plugin, ignore
+from lbctl.provider import Call, Harness, Insight, Plugin, ignore
 from lbctl.telemetry import Calls, configure_logging
 
 INSTALLATION = "lbctl-installation"
@@ -119,9 +119,22 @@ class Session:
         cluster = Cluster(self.client())
         cluster.watch()
         cluster.stop()
-        cluster.look(plugin.watches(self.config.given(plugin)))
+        given = {**self.config.given(plugin), "home": self.namespace()}
+        cluster.look(dict.fromkeys((*plugin.watches(given), *plugin.speaker_watches(given))))
         identity = self.config.cluster_id or cluster.identity()
-        return self.harness(plugin, identity, "", self.calls, cluster.access(self.namespace()))
+        found = self.harness(plugin, identity, "", self.calls, cluster.access(self.namespace()))
+        return msgspec.structs.replace(found, settings=given)
+
+    def insight(self, name: str) -> Insight | None:
+        """What this provider can tell of the cluster beyond conditions; None if it has nothing to tell, or may not."""
+        plugin = self.installed.get(name)
+        if plugin is None or plugin.insight is None:
+            return None
+        try:
+            return plugin.insight(self.look(name))
+        except LbctlError as error:
+            hint(f"lbctl: what {name} itself could tell is left out: {error.message}")
+            return None
 
     def options(self, plugin: Plugin | None, *, claims: bool, prune: bool = True) -> Options:
         """What the administrator decided, for one provider."""

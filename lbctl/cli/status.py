@@ -1,7 +1,7 @@
 """`lbctl status`: Services, their addresses, and why one has none. Asks Kubernetes only, never a cloud."""
 
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,7 +9,9 @@ import click
 from lbctl.cli import codes, options, output
 
 if TYPE_CHECKING:
+    from lbctl.cli.session import Session
     from lbctl.kube.objects import Service
+    from lbctl.provider import Insight
 
 HEADER = ("namespace", "name", "class", "address", "ready", "serving", "reason")
 
@@ -36,12 +38,34 @@ def status(
         if not services and form == "table":
             output.hint("No Services of type LoadBalancer found.")
         else:
-            output.rows(HEADER, [_row(s) for s in services], form, {"services": [_data(s) for s in services]})
+            seen = _insights(session, services)
+            header = (*HEADER, *dict.fromkeys(insight.heading for insight in seen.values()))
+            rows = [(*_row(s), *_told(s, seen, session.config.default_provider)) for s in services]
+            output.rows(header, rows, form, {"services": [_data(s) for s in services]})
         if watch:
             _follow(cluster.stores.services.subscribe, shown, {_place(s): _row(s) for s in services})
     finally:
         cluster.stop()
     return codes.OK
+
+
+def _insights(session: "Session", services: "Sequence[Service]") -> "dict[str, Insight]":
+    """What the providers of these Services can tell beyond conditions, by provider."""
+    from lbctl.cli.inputs import provider_of
+
+    default = session.config.default_provider
+    names = dict.fromkeys(provider_of(service) or default for service in services)
+    return {name: found for name in names if name and (found := session.insight(name)) is not None}
+
+
+def _told(service: "Service", seen: "Mapping[str, Insight]", default_provider: str) -> tuple[str, ...]:
+    """One cell for each heading; empty where another provider has the word."""
+    from lbctl.cli.inputs import provider_of
+
+    name = provider_of(service) or default_provider
+    mine = seen.get(name)
+    headings = dict.fromkeys(insight.heading for insight in seen.values())
+    return tuple(mine.cell(_addresses(service)) if mine and mine.heading == heading else "" for heading in headings)
 
 
 def _shown(chosen: "Callable[[Service], bool]", default_provider: str) -> "Callable[[Service], bool]":
