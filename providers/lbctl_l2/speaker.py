@@ -13,20 +13,21 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from datetime import datetime
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Protocol, cast, get_args
+from typing import Any, Protocol, cast
 
 import msgspec
 
 from lbctl.cluster import Object
-from lbctl.errors import LbctlError, SettingsError
+from lbctl.errors import LbctlError
 from lbctl.model import SHARED, Ingress, IPAddress, LoadBalancer, Node, Owner, Resource
 from lbctl.plan import Change, Kind
-from lbctl.provider import Desired, Figure, Harness, Observation, Scope, Setting
+from lbctl.provider import Desired, Figure, Harness, Observation, Scope
 from lbctl_l2 import checks, election, leases, members, netlink
 from lbctl_l2.channel import DataPlane, Log, clock
 from lbctl_l2.checks import Surroundings
 from lbctl_l2.election import Claim, Roll, Standing
-from lbctl_l2.leases import DrainOn, Facts, Problem, Said, SaidConflict, SaidLink
+from lbctl_l2.leases import Facts, Problem, Said, SaidConflict, SaidLink
+from lbctl_l2.options import Options, options
 from lbctl_l2.served import Served
 from lbctl_l2.state import File, State
 from lbctl_l2.values import IPNetwork, Link, Order, Peer, Report, Timing
@@ -44,22 +45,6 @@ PATIENCE = 600.0
 """Seconds until it is given away again."""
 
 ANSWERS = (Doing.SPEAKING, Doing.YIELDING)
-
-SETTINGS = (
-    Setting("node-name", "this node's name in Kubernetes", env=("NODE_NAME",), required=True),
-    Setting("state-file", "where the last state is kept, for a start without the API server; empty for nowhere",
-            "/var/lib/lbctl/speaker.json"),
-    Setting("exclude-interfaces", "regular expressions of interfaces that nothing is announced on, separated by commas",
-            ",".join(netlink.EXCLUDED)),
-    Setting("settle", "seconds that a node must have been back before it is given addresses", "30"),
-    Setting("ignore-exclude-lb", "true: the label that excludes nodes from load balancers does not count (one-node "
-            "labs)", "false"),
-    Setting("drain-on", "when a node hands its addresses over: cordon, drain (cordoned and none of our Services' "
-            "endpoints is left) or none", "drain"),
-    Setting("garp-interval", "seconds between gratuitous announcements after the first five; 0 for none", "0"),
-)  # fmt: skip
-"""The flags of `lbctl speaker`."""
-
 
 class Plane(Protocol):
     """What is asked of `channel.DataPlane`."""
@@ -98,36 +83,6 @@ def _text(path: str) -> str:
         return Path(path).read_text(encoding="ascii")
     except FileNotFoundError:
         return ""
-
-
-class Options(msgspec.Struct, frozen=True):
-    """The settings, read."""
-
-    node: str
-    state_file: str = ""
-    excluded: tuple[str, ...] = netlink.EXCLUDED
-    settle: float = 30.0
-    ignore_excluded: bool = False
-    drain_on: DrainOn = "drain"
-    periodic: float = 0.0
-
-
-def options(settings: Mapping[str, str]) -> Options:
-    """Raises `SettingsError` that names the setting."""
-    said = {setting.name: settings.get(setting.name, setting.default) for setting in SETTINGS}
-    if not said["node-name"]:
-        raise SettingsError("no node is named: give --node-name NAME, or set NODE_NAME to the Pod's spec.nodeName")
-    if said["drain-on"] not in get_args(DrainOn):
-        raise SettingsError(f"--drain-on is {said['drain-on']!r}: it must be one of {', '.join(get_args(DrainOn))}")
-    excluded = tuple(part.strip() for part in said["exclude-interfaces"].split(",") if part.strip())
-    try:
-        netlink.Exclusion(excluded)
-        return Options(
-            said["node-name"], said["state-file"], excluded, float(said["settle"]),
-            said["ignore-exclude-lb"] == "true", cast("DrainOn", said["drain-on"]), float(said["garp-interval"]),
-        )  # fmt: skip
-    except ValueError as error:
-        raise SettingsError(f"a setting of the speaker cannot be read: {error}") from error
 
 
 # ── the speaker ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,0 +1,56 @@
+"""The settings of a node's speaker: the flags of `lbctl speaker`, and what they mean.  PURE."""
+
+from collections.abc import Mapping
+from typing import cast, get_args
+
+import msgspec
+
+from lbctl.errors import SettingsError
+from lbctl.provider import Setting
+from lbctl_l2.leases import DrainOn
+from lbctl_l2.netlink import EXCLUDED, Exclusion
+
+SETTINGS = (
+    Setting("node-name", "this node's name in Kubernetes", env=("NODE_NAME",), required=True),
+    Setting("state-file", "where the last state is kept, for a start without the API server; empty for nowhere",
+            "/var/lib/lbctl/speaker.json"),
+    Setting("exclude-interfaces", "regular expressions of interfaces that nothing is announced on, separated by commas",
+            ",".join(EXCLUDED)),
+    Setting("settle", "seconds that a node must have been back before it is given addresses", "30"),
+    Setting("ignore-exclude-lb", "true: the label that excludes nodes from load balancers does not count (one-node "
+            "labs)", "false"),
+    Setting("drain-on", "when a node hands its addresses over: cordon, drain (cordoned and none of our Services' "
+            "endpoints is left) or none", "drain"),
+    Setting("garp-interval", "seconds between gratuitous announcements after the first five; 0 for none", "0"),
+)  # fmt: skip
+"""The flags of `lbctl speaker`."""
+
+
+class Options(msgspec.Struct, frozen=True):
+    """The settings, read."""
+
+    node: str
+    state_file: str = ""
+    excluded: tuple[str, ...] = EXCLUDED
+    settle: float = 30.0
+    ignore_excluded: bool = False
+    drain_on: DrainOn = "drain"
+    periodic: float = 0.0
+
+
+def options(settings: Mapping[str, str]) -> Options:
+    """Raises `SettingsError` that names the setting."""
+    said = {setting.name: settings.get(setting.name, setting.default) for setting in SETTINGS}
+    if not said["node-name"]:
+        raise SettingsError("no node is named: give --node-name NAME, or set NODE_NAME to the Pod's spec.nodeName")
+    if said["drain-on"] not in get_args(DrainOn):
+        raise SettingsError(f"--drain-on is {said['drain-on']!r}: it must be one of {', '.join(get_args(DrainOn))}")
+    excluded = tuple(part.strip() for part in said["exclude-interfaces"].split(",") if part.strip())
+    try:
+        Exclusion(excluded)
+        return Options(
+            said["node-name"], said["state-file"], excluded, float(said["settle"]),
+            said["ignore-exclude-lb"] == "true", cast("DrainOn", said["drain-on"]), float(said["garp-interval"]),
+        )  # fmt: skip
+    except ValueError as error:
+        raise SettingsError(f"a setting of the speaker cannot be read: {error}") from error
