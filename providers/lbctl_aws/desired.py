@@ -12,7 +12,7 @@ from lbctl.errors import Refused
 from lbctl.model import DEGRADED, SERVING, SHARED, Key, LoadBalancer, Node, Note, Owner, Refusal, Resource
 from lbctl.provider import Desired, Observation
 from lbctl_aws.facts import Facts, Instance
-from lbctl_aws.resources import Context, build, shared
+from lbctl_aws.resources import Context, build, shared, target_family
 from lbctl_aws.settings import instance_id
 from lbctl_aws.subnets import CLUSTER_TAG
 
@@ -177,19 +177,20 @@ class _Targets:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._known: dict[tuple[int, tuple[tuple[str, str], ...]], tuple[tuple[str, ...], _Skipped | None]] = {}
+        self._known: dict[tuple[int, bool, tuple[tuple[str, str], ...]], tuple[tuple[str, ...], _Skipped | None]] = {}
 
     def of(self, lb: LoadBalancer) -> tuple[tuple[str, ...], _Skipped | None]:
         """(instance ids, why some nodes are left out). Raises `Refused` for annotations that cannot be read."""
         text = lb.annotations.get("service.beta.kubernetes.io/aws-load-balancer-target-node-labels", "")
         labels = tuple((key.strip(), value.strip()) for key, _, value in
                        (part.partition("=") for part in text.split(",") if part.strip()))
-        key = (id(lb.nodes), labels)
+        ipv6 = target_family(lb) == "ipv6"
+        key = (id(lb.nodes), ipv6, labels)
         if key not in self._known:
-            self._known[key] = self._work_out([n for n in lb.nodes if _has(n, labels)])
+            self._known[key] = self._work_out([n for n in lb.nodes if _has(n, labels)], ipv6)
         return self._known[key]
 
-    def _work_out(self, nodes: Sequence[Node]) -> tuple[tuple[str, ...], _Skipped | None]:
+    def _work_out(self, nodes: Sequence[Node], ipv6: bool) -> tuple[tuple[str, ...], _Skipped | None]:
         facts = self._context.facts
         instances = {node.name: facts.instances.get(instance_id(node)) for node in nodes}
         tag = CLUSTER_TAG + self._context.settings.cluster_name
@@ -197,8 +198,8 @@ class _Targets:
         fine: list[str] = []
         why: dict[str, list[str]] = defaultdict(list)
         for node in nodes:
-            problem = _problem(node, instances[node.name], facts.vpc, tag if marked else "")
             instance = instances[node.name]
+            problem = _problem(node, instance, facts.vpc, tag if marked else "", ipv6)
             if problem or instance is None:
                 why[problem].append(node.name)
             else:
@@ -221,14 +222,16 @@ def _has(node: Node, labels: Sequence[tuple[str, str]]) -> bool:
     return all(key in node.labels and value in ("", node.labels[key]) for key, value in labels)
 
 
-def _problem(node: Node, instance: Instance | None, vpc: str, tag: str) -> str:
+def _problem(node: Node, instance: Instance | None, vpc: str, tag: str, ipv6: bool) -> str:
     if not instance_id(node):
         return "no-provider-id"
     if instance is None:
         return "unknown-instance"
     if instance.vpc != vpc or (tag and tag not in instance.tags):
         return "node-not-ours"
-    return "" if instance.state in ("running", "") else "not-running"
+    if instance.state not in ("running", ""):
+        return "not-running"
+    return "no-primary-ipv6" if ipv6 and not instance.ipv6 else ""
 
 
 _SENTENCES = {
@@ -236,6 +239,8 @@ _SENTENCES = {
     "unknown-instance": "is an instance that EC2 does not know in this account and region",
     "node-not-ours": "is an instance outside {vpc} or without the cluster's tag: tag it if it belongs to the cluster",
     "not-running": "is an instance that is not running",
+    "no-primary-ipv6": "is an instance without a primary IPv6 address, which AWS wants of IPv6 targets: assign one, or "
+                       "set spec.ipFamilies to IPv4 first",
 }
 
 

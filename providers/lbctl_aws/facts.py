@@ -25,13 +25,16 @@ class Subnet(msgspec.Struct, frozen=True):
 
 
 class Instance(msgspec.Struct, frozen=True):
-    """A node's instance. `groups` are the security groups of its primary interface."""
+    """A node's instance. `groups` are the security groups of its primary interface; `ipv6` says that this one has a
+    primary IPv6 address, which IPv6 target groups want.
+    """
 
     id: str
     vpc: str
     state: str
     groups: tuple[str, ...] = ()
     tags: frozenset[str] = frozenset()
+    ipv6: bool = False
 
 
 class Group(msgspec.Struct, frozen=True):

@@ -436,9 +436,10 @@ def _parts(items: Sequence[str], size: int) -> list[list[str]]:
 def _instance(said: Answer) -> Instance:
     primary = next((i for i in said.get("NetworkInterfaces", ()) if i["Attachment"].get("DeviceIndex") == 0), said)
     groups = primary.get("Groups") or said.get("SecurityGroups", ())
+    ipv6 = any(address.get("IsPrimaryIpv6") for address in primary.get("Ipv6Addresses", ()))
     return Instance(said["InstanceId"], said.get("VpcId", ""), said["State"]["Name"],
                     tuple(sorted(group["GroupId"] for group in groups)),
-                    frozenset(t["Key"] for t in said.get("Tags", ()) if t["Key"].startswith(CLUSTER_TAG)))
+                    frozenset(t["Key"] for t in said.get("Tags", ()) if t["Key"].startswith(CLUSTER_TAG)), ipv6)
 
 
 def _subnet(said: Answer) -> Subnet:

@@ -90,7 +90,7 @@ def checked(lb: LoadBalancer) -> tuple[Options, tuple[Front, ...]]:
         raise Refused(problem.message, reason=problem.reason)
     chosen = options(lb)
     fronts = _fronts(lb, chosen)
-    _check_families(lb, chosen)
+    _check_families(lb, chosen, fronts)
     _check_affinity(lb, chosen)
     check_user_tags(chosen.tags)
     for front in fronts:
@@ -118,6 +118,11 @@ def scheme_of(lb: LoadBalancer, context: Context) -> Scheme:
         return default
     old = _derived_name(lb, options(lb), context, other)
     return other if any(ingress.hostname.startswith(f"{old}-") for ingress in lb.status) else default
+
+
+def target_family(lb: LoadBalancer) -> str:
+    """How the load balancer speaks to the nodes: by the Service's first family, whatever its clients speak."""
+    return "ipv6" if lb.ip_families[:1] == ("IPv6",) else "ipv4"
 
 
 def shares(lb: LoadBalancer, settings: Settings) -> Iterator[Hashable]:
@@ -241,8 +246,15 @@ def _port_range(protocol: str, port: int | None, settings: Settings) -> tuple[st
 # -- checks that need no look at AWS --------------------------------------------------------------------------------
 
 
-def _check_families(lb: LoadBalancer, chosen: Options) -> None:
+def _check_families(lb: LoadBalancer, chosen: Options, fronts: Iterable[Front]) -> None:
     dualstack = chosen.ip_address_type == "dualstack"
+    udp = [str(front.port) for front in fronts if "udp" in _wire(front.protocol)]
+    if dualstack and udp:
+        raise Refused(
+            f"port {', '.join(udp)} is UDP, which AWS takes on a dual-stack load balancer only with IPv6 prefixes for "
+            f"source NAT, and lbctl gives it none: set {PREFIX}ip-address-type to ipv4, or split the Service",
+            reason="udp-dualstack",
+        )
     way = f"set {PREFIX}ip-address-type: dualstack"
     if not dualstack and (lb.ip_families[:1] == ("IPv6",) or lb.ip_family_policy == "RequireDualStack"):
         raise Refused(f"the Service wants IPv6 addresses: {way}, or spec.ipFamilies to IPv4", reason="ip-family")
@@ -327,12 +339,13 @@ def _placed(
 ) -> dict[str, str]:
     """The subnets, and the static address in each (an Elastic IP's allocation or a private address)."""
     facts = context.facts
+    dualstack = chosen.ip_address_type == "dualstack"
     if chosen.subnets:
-        homes = subnets.named(facts, chosen.subnets)
+        homes = subnets.named(facts, chosen.subnets, dualstack=dualstack)
     elif seen is not None and seen.fields["subnets"] and seen.fields["scheme"] == scheme:
+        subnets.check_family(subnets.by_id(facts, seen.fields["subnets"]), dualstack=dualstack)
         return dict(seen.fields["subnets"])
     else:
-        dualstack = chosen.ip_address_type == "dualstack"
         homes = subnets.discovered(facts, scheme, context.settings.cluster_name, dualstack=dualstack)
     return _with_static(lb, chosen, scheme, homes, seen, facts)
 
@@ -405,7 +418,7 @@ def _target_group(
     lb: LoadBalancer, chosen: Options, front: Front, balancer: str, targets: tuple[str, ...], tags: Mapping[str, str],
     context: Context,
 ) -> Resource:
-    family = "ipv6" if lb.ip_families[:1] == ("IPv6",) else "ipv4"
+    family = target_family(lb)
     name = names.derived(context.mark.cluster_id, lb.owner, balancer, front.port, front.group_protocol,
                          front.node_port, family)
     attributes = _unusual(_group_attributes(lb, chosen, front), group_defaults(front.group_protocol))

@@ -16,7 +16,8 @@ from lbctl.provider import Setting
 
 SETTINGS = (
     Setting("region", "the AWS region, e.g. eu-central-1", env=("AWS_REGION", "AWS_DEFAULT_REGION"), required=True),
-    Setting("vpc-id", "the VPC; found from the nodes' instances, else this machine's metadata, where not given", env=("AWS_VPC_ID",)),
+    Setting("vpc-id", "the VPC; found from the nodes' instances, else this machine's metadata, where not given",
+            env=("AWS_VPC_ID",)),
     Setting(
         "cluster-name",
         "the cluster's name in AWS tags: kubernetes.io/cluster/NAME on subnets, security groups and instances",

@@ -16,14 +16,25 @@ LEAST_FREE = 8
 """Free addresses that AWS wants in a subnet of an internet-facing load balancer."""
 
 
-def named(facts: Facts, names: Sequence[str]) -> tuple[Subnet, ...]:
+def named(facts: Facts, names: Sequence[str], *, dualstack: bool) -> tuple[Subnet, ...]:
     """The subnets of these ids or Name tags, in that order. Raises `Refused`."""
     chosen = tuple(_named(facts, name) for name in names)
     zones = [subnet.zone for subnet in chosen]
     if len(set(zones)) < len(zones):
         twice = ", ".join(f"{subnet.id} in {subnet.zone}" for subnet in chosen)
         raise Refused(f"AWS takes one subnet per zone, asked for are {twice}: remove one", reason="subnet-zone")
+    check_family(chosen, dualstack=dualstack)
     return chosen
+
+
+def check_family(chosen: Iterable[Subnet], *, dualstack: bool) -> None:
+    """Raises `Refused` where dual stack is asked for in subnets without IPv6."""
+    without = [subnet.id for subnet in chosen if dualstack and not subnet.cidrs6]
+    if without:
+        raise Refused(
+            f"subnet {', '.join(without)} has no IPv6 range, which ip-address-type: dualstack needs: associate one, or "
+            f"name other subnets in aws-load-balancer-subnets", reason="subnet-ipv6",
+        )
 
 
 def discovered(facts: Facts, scheme: Scheme, cluster_name: str, *, dualstack: bool) -> tuple[Subnet, ...]:

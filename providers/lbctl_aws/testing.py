@@ -22,6 +22,8 @@ from urllib.parse import parse_qsl
 import boto3
 from moto.ec2.exceptions import EC2ClientError
 from moto.ec2.models import EC2Backend, ec2_backends
+from moto.ec2.models.elastic_network_interfaces import NetworkInterface
+from moto.ec2.models.subnets import Subnet
 from moto.elbv2.exceptions import ELBClientError
 from moto.elbv2.models import (
     AvailabilityZone,
@@ -187,7 +189,7 @@ class StrictLoadBalancing(ELBv2Backend):
         subnets = [self.ec2_backend.get_subnet(mapping["SubnetId"]) for mapping in mappings]
         if len({subnet.availability_zone for subnet in subnets}) < len(subnets):
             raise _no("InvalidConfigurationRequest", "A load balancer cannot be attached to two subnets of one zone")
-        if family == "dualstack" and not all(subnet.ipv6_cidr_block_associations for subnet in subnets):
+        if family == "dualstack" and not all(subnet.ipv6_cidr_block_association_set for subnet in subnets):
             raise _no("InvalidSubnet", "You must specify subnets with an associated IPv6 CIDR block")
 
     def _check_addresses(self, mappings: Iterable[Mapping[str, str]], mine: str) -> None:
@@ -246,6 +248,14 @@ class StrictLoadBalancing(ELBv2Backend):
         if balancer is not None and bool(balancer.security_groups) != bool(sec_groups):
             raise _no("InvalidConfigurationRequest", "Security groups come with a load balancer or never")
         super().set_security_groups(arn, sec_groups)
+
+    def set_ip_address_type(self, arn: str, ip_type: str) -> None:
+        balancer = self.load_balancers.get(arn)
+        if balancer is not None:
+            self._check_subnets([{"SubnetId": subnet.id} for subnet in balancer.subnets], ip_type)
+            for listener in balancer.listeners.values():
+                self._check_family(ip_type, listener.protocol, [a.data for a in listener.default_actions])
+        super().set_ip_address_type(arn, ip_type)
 
     def set_subnets(
         self, arn: str, subnets: list[str], subnet_mappings: list[dict[str, Any]]
@@ -340,6 +350,8 @@ class StrictLoadBalancing(ELBv2Backend):
             instance = self.ec2_backend.get_instance_by_id(target["Id"])
             if instance is None or instance.state != "running" or instance.vpc_id != group.vpc_id:
                 raise _no("InvalidTarget", f"These targets are not running in the VPC: {target['Id']}")
+            if group.ip_address_type == "ipv6" and not instance.nics[0].ipv6_addresses:
+                raise _no("InvalidTarget", f"These targets have no primary IPv6 address: {target['Id']}")
         super().register_targets(target_group_arn, instances)
 
     # listeners
@@ -352,11 +364,21 @@ class StrictLoadBalancing(ELBv2Backend):
             raise _no("DuplicateListener", f"A listener already exists on port {port} for this load balancer")
         given = dict(zip(("ssl_policy", "certificate", "actions"), more, strict=False)) | named
         self._check_listener(load_balancer_arn, protocol, given["actions"], given.get("certificate"))
+        if balancer is not None:
+            self._check_family(balancer.ip_address_type, protocol, given["actions"])
         if protocol == "TLS" and given.get("ssl_policy") not in SSL_POLICIES:
             raise _no("SSLPolicyNotFound", f"SSL policy '{given.get('ssl_policy')}' not found")
         made = super().create_listener(load_balancer_arn, protocol, port, *more, **named)
         self.unseen[made.arn] = self.lag
         return made
+
+    def _check_family(self, family: str, protocol: str, actions: Iterable[Any]) -> None:
+        """IPv6 targets stand behind dual stack only; UDP there wants a prefix for source NAT, which we never give."""
+        if family == "dualstack" and protocol in ("UDP", "TCP_UDP"):
+            raise _no("InvalidConfigurationRequest", "UDP on dual stack needs EnablePrefixForIpv6SourceNat")
+        groups = [self.target_groups[arn] for arn in _forwards(actions) if arn in self.target_groups]
+        if family != "dualstack" and any(group.ip_address_type == "ipv6" for group in groups):
+            raise _no("InvalidConfigurationRequest", "IPv6 target groups need a dual-stack load balancer")
 
     def _check_listener(self, balancer: str, protocol: str, actions: Iterable[Any], certificate: str | None) -> None:
         for arn in _forwards(actions):
@@ -427,8 +449,53 @@ def _groups_of(balancer: FakeLoadBalancer) -> set[str]:
     return set(_forwards(actions))
 
 
+class _Subnet(Subnet):
+    """A subnet that tells its IPv6 ranges as AWS does."""
+
+    @property
+    def ipv6_cidr_block_association_set(self) -> list[dict[str, Any]]:
+        found = self.ipv6_cidr_block_associations.values()
+        return [{**said, "ipv6CidrBlockState": {"state": "associated"}} for said in found
+                if said["ipv6CidrBlockState"]["State"] == "associated"]
+
+
+class _Interface(NetworkInterface):
+    """An interface whose first IPv6 address is its primary one."""
+
+    @property
+    def instance_ipv6_address_list(self) -> list[dict[str, Any]]:
+        return [{"Ipv6Address": text, "IsPrimaryIpv6": text == self.ipv6_addresses[0]} for text in self.ipv6_addresses]
+
+
 class StrictNetwork(EC2Backend):
-    """moto's EC2, where a security group in use cannot be deleted."""
+    """moto's EC2, where a security group in use cannot be deleted and IPv6 ranges have to fit."""
+
+    def create_subnet(self, *given: Any, **named: Any) -> Subnet:
+        made = super().create_subnet(*given, **named)
+        made.__class__ = _Subnet
+        return made
+
+    def associate_subnet_cidr_block(self, subnet_id: str, ipv6_cidr_block: str) -> dict[str, Any]:
+        """A subnet's IPv6 range is a /64 of its VPC's, and nobody else's (VPC user guide, subnet sizing)."""
+        wanted = ip_network(ipv6_cidr_block)
+        subnets = [subnet for zone in self.subnets.values() for subnet in zone.values()]
+        taken = [said["ipv6CidrBlock"] for s in subnets for said in s.ipv6_cidr_block_association_set]
+        vpc = self.get_vpc(self.get_subnet(subnet_id).vpc_id)
+        homes = [ip_network(said["ipv6CidrBlock"], strict=False) for said in vpc.ipv6_cidr_block_association_set]
+        if wanted.prefixlen != 64 or not any(wanted.subnet_of(home) for home in homes):  # type: ignore[arg-type]
+            raise EC2ClientError("InvalidSubnet.Range", f"The CIDR '{ipv6_cidr_block}' is invalid")
+        if any(wanted.overlaps(ip_network(other)) for other in taken):
+            raise EC2ClientError("InvalidSubnet.Conflict", f"The CIDR '{ipv6_cidr_block}' conflicts with another")
+        made: dict[str, Any] = super().associate_subnet_cidr_block(subnet_id, ipv6_cidr_block)
+        return made
+
+    def give_primary_ipv6(self, instance: Any) -> None:
+        """An address out of its subnet's range, for good."""
+        interface = instance.nics[0]
+        interface.__class__ = _Interface
+        (said, *_) = interface.subnet.ipv6_cidr_block_association_set
+        number = sum(bool(other.nics[0].ipv6_addresses) for other in self.all_instances())
+        interface.ipv6_addresses = [str(ip_network(said["ipv6CidrBlock"])[16 + number])]
 
     def delete_security_group(self, name: str | None = None, group_id: str | None = None) -> None:
         if group_id and self._users(group_id):
@@ -722,6 +789,10 @@ class AwsStandin:
                 instance.start()
         self._instances = [instance.id for instance in network.all_instances() if instance.state == "running"]
         network.addresses.clear()
+        for subnet in self.subnets.values():
+            network.get_subnet(subnet).ipv6_cidr_block_associations.clear()
+        for instance in network.all_instances():
+            instance.nics[0].ipv6_addresses = []
         self.wire.deny()
         self.settle()
 
@@ -820,6 +891,18 @@ class AwsStandin:
         """The names of what the internet reaches."""
         found = self.load_balancing.load_balancers.values()
         return frozenset(balancer.dns_name for balancer in list(found) if balancer.scheme != "internal")
+
+    def lay_ipv6(self, *subnets: str) -> None:
+        """IPv6 ranges for these subnets (all, if none is named), and primary addresses for the instances in them."""
+        ec2 = self.client("ec2")
+        (vpc,) = ec2.describe_vpcs(VpcIds=[self.vpc])["Vpcs"]
+        ranges = ip_network(vpc["Ipv6CidrBlockAssociationSet"][0]["Ipv6CidrBlock"], strict=False).subnets(new_prefix=64)
+        for (name, subnet), network in zip(self.subnets.items(), ranges, strict=False):
+            if not subnets or name in subnets:
+                ec2.associate_subnet_cidr_block(SubnetId=subnet, Ipv6CidrBlock=str(network))
+        for instance in self.network.all_instances():
+            if self.network.get_subnet(instance.subnet_id).ipv6_cidr_block_association_set:
+                self.network.give_primary_ipv6(instance)
 
     def certificate(self, name: str = "shop.example.com") -> str:
         """The ARN of a fresh certificate."""
