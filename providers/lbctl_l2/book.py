@@ -1,58 +1,527 @@
 """Who holds which address, who claims one, what is free: an index that follows every event.  PURE (it does no I/O).
 
-The provider keeps one and tells it what it reads. Whatever the order of the calls, a Book equals the one that is made
-from scratch with the same content (a law). Adding or removing a Service costs O(log n).
+The provider keeps one and tells it what it reads; `allocation.py` asks it. Whatever the order of the calls, a Book
+equals the one that is made from scratch with the same content (a law). Adding or removing a Service costs O(log n).
+
+What follows from the content is worked out late, address by address (`_settle`) and Service by Service (`_look`): a
+change marks what it touches, the next question works those out.
 """
 
-from collections.abc import Iterable, Mapping
+from bisect import bisect_left, bisect_right, insort
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
+from itertools import pairwise
+from typing import NamedTuple
 
-from lbctl.model import IPAddress, Note, Owner
-from lbctl_l2.pool import Pool, Release, Request, Usage
+from lbctl.model import DEGRADED, Family, IPAddress, Note, Owner
+from lbctl_l2.pool import PRIVATE, Count, Pool, Release, Request, Usage, family, is_private
+from lbctl_l2.ranges import Intervals, Range
+
+Turn = tuple[bool, float, Owner]
+
+ROOMMATES = 16
+"""How many addresses of one sharing key are looked at before a Service gets an address of its own."""
+
+
+class Place:
+    """One range of a pool: what is taken of it, and what is taken or rests.
+
+    Numbers within are counted without those that the pool avoids, so that these cost nothing.
+    """
+
+    def __init__(self, pool: Pool, part: Range, rank: int) -> None:
+        self.pool, self.part, self.rank = pool, part, rank
+        self._squeezed = pool.avoid_buggy and part.version == 4
+        self.first, self.last = self._up(part.first), self._down(part.last)
+        self.taken, self.resting = Intervals(), Intervals()
+
+    @property
+    def size(self) -> int:
+        return max(0, self.last - self.first + 1)
+
+    def number(self, address: IPAddress) -> int:
+        return self._up(int(address))
+
+    def address(self, number: int) -> IPAddress:
+        if self._squeezed:
+            number = number // 254 * 256 + number % 254 + 1
+        return self.part.address(number)
+
+    def free(self, numbers: Intervals, private: bool) -> IPAddress | None:
+        """The lowest address that is not among these numbers; if `private`, the lowest private one."""
+        for first, last in self._windows(private):
+            if (number := numbers.gap(first)) <= last:
+                return self.address(number)
+        return None
+
+    def _windows(self, private: bool) -> Iterator[tuple[int, int]]:
+        if not private:
+            yield self.first, self.last
+            return
+        for network in PRIVATE:
+            if network.version == self.part.version:
+                first = max(self.part.first, int(network.network_address))
+                last = min(self.part.last, int(network.broadcast_address))
+                if first <= last:
+                    yield self._up(first), self._down(last)
+
+    def _up(self, number: int) -> int:
+        """The place of this address, or of the next one that is not avoided."""
+        return number // 256 * 254 + min(max(number % 256, 1) - 1, 254) if self._squeezed else number
+
+    def _down(self, number: int) -> int:
+        """The place of this address, or of the last one before it that is not avoided."""
+        return number // 256 * 254 + min(number % 256, 254) - 1 if self._squeezed else number
+
+
+class _Entry(NamedTuple):
+    """What an address counts for at the moment."""
+
+    place: Place | None
+    tenants: tuple[Request, ...]
+    room: tuple[object, ...] | None
 
 
 class Book:
     """Pools, the Services that ask or hold, the addresses that are nobody's to give. Not thread-safe."""
 
     def __init__(self, pools: Iterable[Pool] = (), nodes: Iterable[IPAddress] = ()) -> None:
-        raise NotImplementedError
+        self.requests: dict[Owner, Request] = {}
+        self.nodes = frozenset(nodes)
+        self.stuck: set[Owner] = set()
+        """Who was refused, and nothing has happened since that could help: a cache, nothing follows from it."""
+        self._claimants: dict[IPAddress, set[Owner]] = {}
+        self._foreign: dict[IPAddress, set[Owner]] = {}
+        self._claims: dict[Owner, tuple[frozenset[IPAddress], frozenset[IPAddress]]] = {}
+        self._released: dict[IPAddress, datetime] = {}
+        self._waiting: list[Turn] = []
+        self._unseen: set[Owner] = set()
+        self._trial: dict[IPAddress, tuple[Request, ...]] = {}
+        self.set_pools(pools)
+
+    # ── what happens ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def set_pools(self, pools: Iterable[Pool]) -> None:
         """These are the pools now. Raises ValueError if two overlap (`crds.py` gives none that do)."""
-        raise NotImplementedError
+        self.pools = tuple(sorted(pools, key=lambda pool: pool.order))
+        self.by_name = {pool.name: pool for pool in self.pools}
+        parts = [(pool, part) for pool in self.pools for part in pool.ranges]
+        places = [Place(pool, part, rank) for rank, (pool, part) in enumerate(parts)]
+        self._places = {
+            version: sorted((p for p in places if p.part.version == version), key=lambda p: p.part.first)
+            for version in (4, 6)
+        }
+        self._starts = {version: [p.part.first for p in found] for version, found in self._places.items()}
+        for found in self._places.values():
+            for one, other in pairwise(found):
+                if one.part.overlaps(other.part):
+                    raise ValueError(f"pool {one.pool.name} ({one.part}) overlaps {other.pool.name} ({other.part})")
+        self._by_pool: dict[tuple[str, Family], list[Place]] = {}
+        for place in places:
+            self._by_pool.setdefault((place.pool.name, family_of(place.part)), []).append(place)
+        self._index_reservations()
+        self._reindex()
+
+    def _index_reservations(self) -> None:
+        self.reserved: dict[IPAddress, Owner] = {}
+        self.reservations: dict[Owner, list[tuple[IPAddress, Pool]]] = {}
+        for pool in self.pools:
+            for owner, addresses in sorted(pool.reservations.items()):
+                for address in addresses:
+                    if pool.covers(address) and self.reserved.setdefault(address, owner) == owner:
+                        self.reservations.setdefault(owner, []).append((address, pool))
+
+    def _reindex(self) -> None:
+        """Everything is to be worked out anew."""
+        self._entries: dict[IPAddress, _Entry] = {}
+        self._held: Counter[tuple[str, Family]] = Counter()
+        self._quota: Counter[tuple[str, str]] = Counter()
+        self._members: dict[str, Counter[Owner]] = {}
+        self._rooms: dict[tuple[object, ...], list[tuple[int, int]]] = {}
+        self._touched: set[IPAddress] = {*self._claimants, *self._foreign, *self.nodes, *self.reserved}
+        self._order_rests()
+        self._unseen.update(self.requests)
+        self.stuck.clear()
 
     def set_nodes(self, addresses: Iterable[IPAddress]) -> None:
         """These are the nodes' addresses now: never given out."""
-        raise NotImplementedError
+        before, self.nodes = self.nodes, frozenset(addresses)
+        if before != self.nodes:
+            self._touched |= before ^ self.nodes
+            self._unseen.update(self.requests)
+            self.stuck.clear()
 
     def set_released(self, releases: Iterable[Release]) -> None:
         """All pools' releases, as their statuses (or memory) have them."""
-        raise NotImplementedError
+        self._released = {}
+        for release in releases:
+            self._released[release.address] = max(release.at, self._released.get(release.address, release.at))
+        for address in self._resting:
+            if place := self.locate(address):
+                _set(place.resting, place.number(address), place.number(address) in place.taken)
+        self._order_rests()
+
+    def _order_rests(self) -> None:
+        """When each released address has rested enough, the earliest first; from `_awake` on they rest."""
+        places = ((self.locate(address), address, at) for address, at in self._released.items())
+        rests = ((at + place.pool.cooldown, at, place, address) for place, address, at in places if place)
+        self._rests = sorted(rests, key=lambda r: (r[0], r[2].rank, r[2].number(r[3])))
+        self._awake = len(self._rests)
+        self._resting: dict[IPAddress, datetime] = {}
 
     def put(self, request: Request) -> None:
         """A Service that we serve: new, changed, or with another status. Replaces what it asked and held before."""
-        raise NotImplementedError
+        old = self.requests.get(request.owner)
+        if old == request:
+            return
+        self._helped(old, request)
+        if old is not None:
+            self._drop(old)
+        self.stuck.discard(request.owner)
+        self.requests[request.owner] = request
+        for address in request.held:
+            self._claimants.setdefault(address, set()).add(request.owner)
+        self._touched.update(request.held)
+        self._unseen.add(request.owner)
 
     def remove(self, owner: Owner) -> None:
         """It is gone, or not ours to serve any more. Safe to repeat."""
-        raise NotImplementedError
+        old = self.requests.pop(owner, None)
+        if old is not None:
+            self._drop(old)
+            self._unseen.discard(owner)
+            self.stuck.discard(owner)
+            if old.held:
+                self.stuck.clear()
 
     def claim(self, owner: Owner, external_ips: Iterable[IPAddress], published: Iterable[IPAddress] = ()) -> None:
         """Any Service's spec.externalIPs, and what the status of a Service that we do not serve holds. Empty: none."""
-        raise NotImplementedError
+        claimed = (frozenset(external_ips), frozenset(published))
+        before = self._claims.pop(owner, (frozenset(), frozenset()))
+        if any(claimed):
+            self._claims[owner] = claimed
+        if claimed == before:
+            return
+        for address in before[0] | before[1]:
+            _remove(self._foreign, address, owner)
+        for address in claimed[0] | claimed[1]:
+            self._foreign.setdefault(address, set()).add(owner)
+        self._touched |= frozenset().union(*before, *claimed)
+        self.stuck.clear()
+
+    def _contested(self, request: Request) -> bool:
+        return any(self._claimants.get(address, set()) - {request.owner} for address in request.held)
+
+    def _helped(self, old: Request | None, new: Request) -> None:
+        """Could what happened help somebody who was refused? Anything may, but what only takes away."""
+        gives = old is not None and not set(old.held) <= set(new.held)
+        shares = bool(new.key or (old is not None and old.key))
+        if gives or shares or self._contested(new):
+            self.stuck.clear()
+
+    def _drop(self, old: Request) -> None:
+        """Forget what it asked and held."""
+        for address in old.held:
+            _remove(self._claimants, address, old.owner)
+        self._touched.update(old.held)
+        self._wait(old, waits=False)
+
+    # ── what follows ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _settled(self) -> None:
+        """Everything that was touched is worked out."""
+        while self._touched:
+            self._settle(self._touched.pop())
+        while self._unseen:
+            self._look(self.requests[self._unseen.pop()])
+
+    def _settle(self, address: IPAddress) -> None:
+        """Who has the address, and all that is counted by it."""
+        place, before = self.locate(address), self._entries.pop(address, None)
+        keepers = self._keepers(address)
+        tenants = (*keepers, *self._trial.get(address, ()))
+        now = _Entry(place, tenants, _room(place, tenants[0]) if place and tenants else None)
+        for entry, sign in ((before, -1), (now, 1)):
+            if entry is not None and entry.place is not None:
+                self._count(entry, address, sign)
+        if tenants:
+            self._entries[address] = now
+        if place is not None:
+            self._mark(place, address, bool(tenants))
+        if address not in self._trial:
+            self._unseen.update(owner for owner in self._claimants.get(address, ()) if owner in self.requests)
+
+    def _keepers(self, address: IPAddress) -> tuple[Request, ...]:
+        """Who holds it rightfully: the oldest, and whoever may share it with those before.
+
+        A pool that is not shared across namespaces any more takes nothing from who shares already.
+        """
+        claimants = self._claimants.get(address)
+        if not claimants:
+            return ()
+        kept: tuple[Request, ...] = ()
+        for request in sorted((self.requests[owner] for owner in claimants), key=lambda r: r.turn):
+            if clash(request, kept) is None:
+                kept = (*kept, request)
+        return kept
+
+    def _count(self, entry: _Entry, address: IPAddress, sign: int) -> None:
+        assert entry.place is not None
+        pool, place = entry.place.pool.name, entry.place
+        if entry.tenants:
+            self._held[pool, family(address)] += sign
+        for namespace in {tenant.namespace for tenant in entry.tenants}:
+            self._quota[pool, namespace] += sign
+        members = self._members.setdefault(pool, Counter())
+        for tenant in entry.tenants:
+            members[tenant.owner] += sign
+            if not members[tenant.owner]:
+                del members[tenant.owner]
+        if entry.room is not None:
+            self._enter(entry.room, (place.rank, place.number(address)), sign)
+
+    def _enter(self, room: tuple[object, ...], where: tuple[int, int], sign: int) -> None:
+        known = self._rooms.setdefault(room, [])
+        if sign > 0:
+            insort(known, where)
+        else:
+            del known[bisect_left(known, where)]
+            if not known:
+                del self._rooms[room]
+
+    def _mark(self, place: Place, address: IPAddress, held: bool) -> None:
+        number = place.number(address)
+        taken = held or address in self._foreign or address in self.nodes or address in self.reserved
+        _set(place.taken, number, taken)
+        _set(place.resting, number, taken or address in self._resting)
+
+    def _look(self, request: Request) -> None:
+        """Does it wait for something?"""
+        self._wait(request, waits=len(self.fitting(request)) < len(request.families))
+
+    def _wait(self, request: Request, *, waits: bool) -> None:
+        at = bisect_left(self._waiting, request.turn)
+        there = at < len(self._waiting) and self._waiting[at] == request.turn
+        if waits and not there:
+            self._waiting.insert(at, request.turn)
+        elif there and not waits:
+            del self._waiting[at]
+
+    # ── questions ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def locate(self, address: IPAddress) -> Place | None:
+        """The range that covers it."""
+        at = bisect_right(self._starts[address.version], int(address)) - 1
+        if at < 0:
+            return None
+        place = self._places[address.version][at]
+        return place if int(address) <= place.part.last and place.pool.covers(address) else None
 
     def pool_of(self, address: IPAddress) -> str:
         """The pool that covers the address, "" for none."""
-        raise NotImplementedError
+        place = self.locate(address)
+        return place.pool.name if place else ""
 
     def holders(self, address: IPAddress) -> tuple[Owner, ...]:
         """Who holds it rightfully, the oldest first."""
-        raise NotImplementedError
+        self._settled()
+        return tuple(tenant.owner for tenant in self.tenants(address))
+
+    def tenants(self, address: IPAddress) -> tuple[Request, ...]:
+        """Who holds it rightfully, or is to get it in the allocation that is under way."""
+        entry = self._entries.get(address)
+        return entry.tenants if entry else ()
+
+    def foreign(self, address: IPAddress, owner: Owner) -> Owner | None:
+        """Somebody else who claims it by externalIPs, or by a status that we do not serve."""
+        return min(self._foreign.get(address, set()) - {owner}, default=None)
+
+    def rightful(self, request: Request) -> tuple[IPAddress, ...]:
+        """Those of the addresses in its status that are its own."""
+        return tuple(a for a in request.held if any(t.owner == request.owner for t in self.tenants(a)))
+
+    def wish(self, request: Request, wanted: Family) -> IPAddress | None:
+        """The one address that it must have: by its own word, else by a reservation."""
+        for address in request.addresses:
+            if family(address) == wanted:
+                return address
+        for address, pool in self.reservations.get(request.owner, ()):
+            if family(address) == wanted and request.pool in ("", pool.name):
+                return address
+        return None
+
+    def fitting(self, request: Request) -> dict[Family, IPAddress]:
+        """Those of its own addresses that are as it asks, one of a family."""
+        found: dict[Family, IPAddress] = {}
+        for address in self.rightful(request):
+            if family(address) in request.families and not self.unfit(request, address):
+                found.setdefault(family(address), address)
+        return found
+
+    def unfit(self, request: Request, address: IPAddress) -> str:
+        """Why it should have another address, as a sentence; "" if it should not."""
+        pool, wish = self.pool_of(address), self.wish(request, family(address))
+        if not pool:
+            return f"{address} lies in no pool any more"
+        if address in self.nodes:
+            return f"{address} is the address of a node"
+        if request.scheme == "internal" and not is_private(address):
+            return f"{address} is no private address, and it is to be internal"
+        if wish is not None and wish != address:
+            return f"it has {address}, and is to have {wish}"
+        if request.pool and request.pool != pool:
+            return f"it has {address} of the pool {pool}, and asks for {request.pool}"
+        return ""
+
+    def waiting(self) -> Iterator[Request]:
+        """Who does not have all that it asks for, first come first."""
+        self._settled()
+        return (self.requests[owner] for _undated, _created, owner in tuple(self._waiting))
+
+    def used_by(self, pool: str, namespace: str) -> int:
+        """How many of the pool's addresses a namespace holds."""
+        return self._quota[pool, namespace]
 
     def usage(self, now: datetime) -> Mapping[str, Usage]:
         """By pool."""
-        raise NotImplementedError
+        self._settled()
+        self.cool(now)
+        return {pool.name: self._usage(pool) for pool in self.pools}
+
+    def _usage(self, pool: Pool) -> Usage:
+        return Usage(
+            self._counted(pool.name, "IPv4"),
+            self._counted(pool.name, "IPv6"),
+            services=len(self._members.get(pool.name, ())),
+            reserved=sum(self.pool_of(address) == pool.name for address in self.reserved),
+            cooling=sum(self.pool_of(address) == pool.name for address in self._resting),
+        )
+
+    def _counted(self, pool: str, wanted: Family) -> Count:
+        places = self._by_pool.get((pool, wanted), ())
+        total = sum(place.size for place in places)
+        return Count(total, self._held[pool, wanted], total - sum(place.taken.count for place in places))
 
     def conflicts(self) -> tuple[Note, ...]:
         """`external-ip-conflict`: Services whose externalIPs name an address of a pool that they do not own."""
-        raise NotImplementedError
+        self._settled()
+        found = (
+            _conflict(owner, address, self.pool_of(address), self.tenants(address))
+            for owner, (external_ips, _published) in sorted(self._claims.items())
+            for address in sorted(external_ips, key=lambda a: (a.version, int(a)))
+            if self.pool_of(address) and all(tenant.owner != owner for tenant in self.tenants(address))
+        )
+        return tuple(found)
+
+    # ── for an allocation that is under way ───────────────────────────────────────────────────────────────────────
+
+    def cool(self, now: datetime) -> None:
+        """Work out which released addresses rest at that time."""
+        awake = bisect_right(self._rests, now, key=lambda rest: rest[0])
+        for _until, at, place, address in self._rests[min(awake, self._awake) : max(awake, self._awake)]:
+            number = place.number(address)
+            if awake < self._awake:
+                self._resting[address] = at
+            else:
+                del self._resting[address]
+            _set(place.resting, number, number in place.taken or address in self._resting)
+        self._awake = awake
+
+    def free(self, pool: Pool, wanted: Family, *, private: bool = False) -> IPAddress | None:
+        """The first free address, in the order of the ranges; where all that is free rests, what rests the longest."""
+        places = self._by_pool.get((pool.name, wanted), ())
+        for place in places:
+            if (address := place.free(place.resting, private)) is not None:
+                return address
+        if all(place.free(place.taken, private) is None for place in places):
+            return None
+        return self._rested(pool, wanted, private)
+
+    def _rested(self, pool: Pool, wanted: Family, private: bool) -> IPAddress | None:
+        usable = [
+            (at, place.rank, place.number(address), address)
+            for address, at in self._resting.items()
+            if (place := self.locate(address)) is not None and place.pool.name == pool.name
+            and family(address) == wanted and place.number(address) not in place.taken
+            and (is_private(address) or not private)
+        ]
+        return min(usable)[-1] if usable else None
+
+    def roommates(self, pool: Pool, wanted: Family, request: Request) -> Iterator[IPAddress]:
+        """Addresses that it might share, in the order of the pool's ranges; not all where there are very many."""
+        for rank, number in self._rooms.get(_room_of(pool, wanted, request), ())[:ROOMMATES]:
+            place = next(place for place in self._by_pool[pool.name, wanted] if place.rank == rank)
+            yield place.address(number)
+
+    def take(self, address: IPAddress, request: Request) -> None:
+        """Until `undo` the address counts as given to this one."""
+        self._trial[address] = (*self._trial.get(address, ()), request)
+        self._settle(address)
+
+    def undo(self) -> None:
+        """Nothing was given to anybody."""
+        trial, self._trial = self._trial, {}
+        for address in trial:
+            self._settle(address)
+
+
+def clash(request: Request, tenants: Iterable[Request], pool: Pool | None = None) -> tuple[str, str] | None:
+    """Why it cannot share an address with those who have it: a reason and a sentence. MetalLB's rules, and the pool's.
+
+    Both say the same non-empty key; the same may answer for them (anybody, or pods of the same selector); no port is
+    the same; and they are of one namespace, unless the pool is shared by the whole cluster.
+    """
+    for tenant in tenants:
+        if tenant.owner == request.owner:
+            continue
+        if not (request.key and tenant.key):
+            return "address-in-use", f"{tenant.owner} has it"
+        if request.key != tenant.key:
+            return "sharing-conflict", f"{tenant.owner} has it and shares it by another key"
+        if request.backend != tenant.backend:
+            return "sharing-conflict", f"{tenant.owner} has it, with another externalTrafficPolicy or selector"
+        if same := request.ports & tenant.ports:
+            ports = ", ".join(f"{port}/{protocol}" for protocol, port in sorted(same))
+            return "sharing-conflict", f"{tenant.owner} has {ports} on it"
+        if pool is not None and pool.sharing == "namespace" and request.namespace != tenant.namespace:
+            return "sharing-conflict", f"{tenant.owner} has it, and {pool.name} is shared within one namespace only"
+    return None
+
+
+def family_of(part: Range) -> Family:
+    return "IPv4" if part.version == 4 else "IPv6"
+
+
+def _room(place: Place, tenant: Request) -> tuple[object, ...] | None:
+    """Who might move in with a tenant: those whose room is the same."""
+    return _room_of(place.pool, family_of(place.part), tenant) if tenant.key else None
+
+
+def _room_of(pool: Pool, wanted: Family, request: Request) -> tuple[object, ...]:
+    return pool.name, wanted, request.key, request.backend, request.namespace if pool.sharing == "namespace" else ""
+
+
+def _conflict(owner: Owner, address: IPAddress, pool: str, tenants: tuple[Request, ...]) -> Note:
+    whose = f"{tenants[0].owner} has it" if tenants else "nobody has it yet"
+    return Note(
+        owner,
+        DEGRADED,
+        "external-ip-conflict",
+        f"spec.externalIPs names {address}, which lies in the pool {pool} ({whose}): take it out, or ask for it by "
+        "lbctl.io/load-balancer-ips on a Service of type LoadBalancer",
+    )
+
+
+def _set(numbers: Intervals, number: int, present: bool) -> None:
+    if present:
+        numbers.add(number)
+    else:
+        numbers.discard(number)
+
+
+def _remove(index: dict[IPAddress, set[Owner]], address: IPAddress, owner: Owner) -> None:
+    owners = index.get(address, set())
+    owners.discard(owner)
+    if not owners:
+        index.pop(address, None)

@@ -96,6 +96,7 @@ class Pool(msgspec.Struct, frozen=True):
     max_per_namespace    addresses that one namespace may hold here; 0 for any number
     cooldown             how long an address rests after its release, while there are others
     labels               of the object, for advertisements that select pools by label
+    closed               why it gives nothing new (`bgp-not-served`), "" if it does; who holds an address keeps it
     """
 
     name: str
@@ -113,6 +114,7 @@ class Pool(msgspec.Struct, frozen=True):
     cooldown: timedelta = COOLDOWN
     labels: Mapping[str, str] = {}
     source: Source = "AddressPool"
+    closed: str = ""
 
     @property
     def order(self) -> tuple[bool, bool, int, str]:
