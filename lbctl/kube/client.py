@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
@@ -36,12 +37,21 @@ WAYS = (
 
 
 class ApiError(LbctlError):
-    """The API server answered with an error: `status` is HTTP's, `reason` Kubernetes' own word for it."""
+    """The API server answered with an error: `status` is HTTP's, `reason` Kubernetes' own word for it.
 
-    def __init__(self, status: int, reason: str, message: str, retry_after: float | None = None) -> None:
+    `causes` are more words of Kubernetes', as `NamespaceTerminating`.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        message: str,
+        retry_after: float | None = None,
+        causes: frozenset[str] = frozenset(),
+    ) -> None:
         super().__init__(message, reason=reason)
-        self.status = status
-        self.retry_after = retry_after
+        self.status, self.retry_after, self.causes = status, retry_after, causes
 
 
 class NotFound(ApiError):
@@ -82,7 +92,8 @@ def error(status: int, body: bytes, retry_after: str | None = None) -> ApiError:
     said = _status_of(body)
     kind = _BY_STATUS.get(status, ApiError)
     message = said.message or f"the API server answered {status}"
-    return kind(status, said.reason or f"HTTP {status}", message, _after(retry_after))
+    causes = frozenset(cause.reason for cause in said.details.causes or ())
+    return kind(status, said.reason or f"HTTP {status}", message, _after(retry_after), causes)
 
 
 def _status_of(body: bytes) -> Status:
@@ -172,6 +183,8 @@ class Client:
     ) -> None:
         self._api, self._timeout, self._observe, self._clock = api, timeout, observe, clock
         self._auth = threading.Lock()
+        self._writes = threading.Condition()
+        self._writing = 0
         self._agent = f"lbctl/{__version__} ({component})"
         self.server: str = api.configuration.host
 
@@ -211,11 +224,33 @@ class Client:
         """The body of the answer. Raises `ApiError` for every answer but 2xx, `Unavailable` for none."""
         data = body if body is None or isinstance(body, bytes) else msgspec.json.encode(body)
         seconds = timeout or self._timeout
-        response = self._send(method, path, data, content_type, params, (min(_CONNECT, seconds), seconds))
+        with self._counted(method):
+            response = self._send(method, path, data, content_type, params, (min(_CONNECT, seconds), seconds))
         answer: bytes = response.data
         if not 200 <= response.status < 300:
             raise error(response.status, answer, response.headers.get("Retry-After"))
         return answer
+
+    @contextmanager
+    def _counted(self, method: str) -> Iterator[None]:
+        """Count a write while it is on its way."""
+        if method == "GET":
+            yield
+            return
+        with self._writes:
+            self._writing += 1
+        try:
+            yield
+        finally:
+            with self._writes:
+                self._writing -= 1
+                if not self._writing:
+                    self._writes.notify_all()
+
+    def calm(self, timeout: float) -> bool:
+        """Wait until no write is on its way, but at most so many seconds: for what is to come after everything else."""
+        with self._writes:
+            return self._writes.wait_for(lambda: not self._writing, timeout)
 
     def stream(self, path: str, params: Mapping[str, str], timeout: float) -> Stream:
         """Open a watch. `timeout` is for how many seconds it may be silent. Raises as `request` does."""

@@ -2,7 +2,8 @@
 
 `emit` returns at once; a thread writes. The rules are client-go's correlator's: an identical Event raises the count of
 the first, from the tenth different message of one reason within ten minutes they become one, and an object that gets
-more than 25 in a row gets one every five minutes. What cannot be kept or written is counted, never waited for.
+more than 25 in a row gets one every five minutes. What cannot be kept or written is counted and logged, never waited
+for. Addresses come first: while anything else is being written, at most one Event per `YIELD` is.
 """
 
 import logging
@@ -29,13 +30,18 @@ Type = Literal["Normal", "Warning"]
 COMPONENT = "lbctl"
 
 REMEMBERED = 4096
-QUEUE = 1000
+QUEUE = 16384
+"""Events that wait: 10,000 Services may get their addresses at once."""
+
+YIELD = 0.1
+"""Seconds that an Event waits for the other writes to end."""
+
 SIMILAR, SIMILAR_WINDOW = 10, 600.0
 BURST, REFILL = 25, 1 / 300.0
 TRIES, PAUSE = 12, 10.0
 
 
-class Said(msgspec.Struct, frozen=True):
+class Said(msgspec.Struct, frozen=True, gc=False):
     """One thing to tell of one Service."""
 
     owner: Owner
@@ -45,7 +51,7 @@ class Said(msgspec.Struct, frozen=True):
     message: str
 
 
-class Entry(msgspec.Struct, frozen=True):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """What to write: a new Event, or a higher count of one that was written before."""
 
     said: Said
@@ -156,17 +162,22 @@ class Recorder:
         self._wake = threading.Condition()
         self._stop = threading.Event()
         self._busy = False
+        self._full = False
+        self._not_taken = ""
         self._thread: threading.Thread | None = None
         self.dropped = 0
 
     def emit(self, owner: Owner, uid: str, type: Type, reason: str, message: str) -> None:
         """Tell it, soon. Never blocks, never fails."""
         with self._wake:
-            if len(self._queue) >= QUEUE or self._stop.is_set():
-                self.dropped += 1
+            if len(self._queue) < QUEUE and not self._stop.is_set():
+                self._queue.append(Said(owner, uid, type, reason, message[:1024]))
+                self._wake.notify_all()
                 return
-            self._queue.append(Said(owner, uid, type, reason, message[:1024]))
-            self._wake.notify_all()
+            self.dropped += 1
+            first, self._full = not self._full, True
+        if first:
+            log.warning("events are dropped: more is told than can be written", extra={"waiting": QUEUE})
 
     def start(self) -> None:
         """Begin to write."""
@@ -184,9 +195,12 @@ class Recorder:
             self.flush(timeout)
         self._stop.set()
         with self._wake:
-            self.dropped += len(self._queue)
+            left = len(self._queue)
+            self.dropped += left
             self._queue.clear()
             self._wake.notify_all()
+        if left:
+            log.warning("events were not written in time", extra={"events": left})
         if self._thread is not None:
             self._thread.join(timeout)
 
@@ -205,21 +219,32 @@ class Recorder:
             if not self._queue:
                 return None
             self._busy = True
-            return self._queue.popleft()
+            said = self._queue.popleft()
+            self._full = self._full and bool(self._queue)
+        self._client.calm(YIELD)
+        return said
 
     def _write(self, entry: Entry) -> bool:
         """Try a dozen times while no clear answer comes, the first pause by chance. False if it was not written."""
         for attempt in range(TRIES):
             try:
                 self._send(entry)
+                self._not_taken = ""
                 return True
             except LbctlError as why:
                 if isinstance(why, ApiError) and why.status < 500 and why.status != 429:
-                    # The namespace is going, or we may not: telling again would not help.
-                    log.info("an event was not taken", extra={"service": entry.said.owner, "error": str(why)})
-                    return isinstance(why, Conflict)
+                    return isinstance(why, Conflict) or self._refused(entry, why)
                 if self._stop.wait(PAUSE * (self._chance() if attempt == 0 else 1.0)):
                     return False
+        log.warning("an event could not be written", extra={"service": entry.said.owner, "reason": entry.said.reason})
+        return False
+
+    def _refused(self, entry: Entry, why: ApiError) -> Literal[False]:
+        """Telling again would not help. That a namespace goes is no news; that we may not is, once."""
+        going = isinstance(why, NotFound) or "NamespaceTerminating" in why.causes
+        if not going and why.reason != self._not_taken:
+            self._not_taken = why.reason
+            log.warning("events are not taken", extra={"service": entry.said.owner, "error": str(why)})
         return False
 
     def _send(self, entry: Entry) -> None:

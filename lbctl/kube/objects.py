@@ -216,13 +216,21 @@ class Lease(msgspec.Struct, frozen=True):
     spec: LeaseSpec = LeaseSpec()
 
 
+class StatusCause(msgspec.Struct, frozen=True):
+    reason: str = ""
+
+
+class StatusDetails(msgspec.Struct, frozen=True):
+    causes: tuple[StatusCause, ...] | None = None
+
+
 class Status(msgspec.Struct, frozen=True):
     """How the API server says that something went wrong, in an answer or within a watch."""
 
     code: int = 0
     reason: str = ""
     message: str = ""
-    details: dict[str, Any] | None = None
+    details: StatusDetails = StatusDetails()
 
 
 class ListMeta(msgspec.Struct, frozen=True, rename="camel"):

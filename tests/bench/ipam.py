@@ -41,7 +41,11 @@ SETTLED = 5.0
 
 
 class Trial(msgspec.Struct, frozen=True):
-    """One start of the controller. Memory in MiB; `writes` by verb and resource, as the audit log has them."""
+    """One start of the controller.
+
+    `seconds` and `processor` (its CPU) until every Service has an address, `told` until every Event is written;
+    `memory` is the peak in MiB, `writes` by verb and resource, as the audit log has them.
+    """
 
     seconds: float
     processor: float
@@ -102,8 +106,9 @@ class Cluster:
         started = time.monotonic()
         seconds = await self._until_all(start)
         (process,) = running
+        processor, _ = _used(process.pid)
         told = await self._quiet(before) - started
-        processor, memory = _used(process.pid)
+        _, memory = _used(process.pid)
         process.terminate()
         process.wait(30)
         return Trial(seconds, processor, memory, told, self._writes(before))

@@ -4,7 +4,8 @@ import threading
 
 import pytest
 
-from lbctl.kube.events import Correlator, Recorder, Said
+from lbctl.kube import events
+from lbctl.kube.events import QUEUE, Correlator, Recorder, Said
 from lbctl.model import Owner
 
 WEB = Owner("default/web")
@@ -98,12 +99,13 @@ def test_a_count_of_an_event_that_is_gone_becomes_a_new_one(api, recorder):
     assert api.asked[2]["body"]["count"] == 1
 
 
-def test_what_a_terminating_namespace_refuses_is_dropped(api, recorder):
-    api.plan(api.error(403, "Forbidden", "namespace is being terminated"))
+def test_what_a_terminating_namespace_refuses_is_no_news(api, recorder, caplog):
+    going = {"kind": "Status", "reason": "Forbidden", "details": {"causes": [{"reason": "NamespaceTerminating"}]}}
+    api.plan(api.json(going, 403))
     recorder.start()
     recorder.emit(WEB, "u1", "Normal", "EnsuredLoadBalancer", "ok")
     assert recorder.flush()
-    assert (len(api.asked), recorder.dropped) == (1, 1)
+    assert (len(api.asked), recorder.dropped, caplog.records) == (1, 1, [])
 
 
 def test_an_outage_is_tried_again(api, recorder):
@@ -114,11 +116,65 @@ def test_an_outage_is_tried_again(api, recorder):
     assert (len(api.asked), recorder.dropped) == (2, 0)
 
 
-def test_telling_never_waits_and_counts_what_it_drops(client):
+def test_telling_never_waits_and_says_once_that_it_drops(client, caplog):
     recorder = Recorder(client)
-    for n in range(1005):
+    for n in range(QUEUE + 5):
         recorder.emit(WEB, "u1", "Normal", "Test", f"{n}")
     assert recorder.dropped == 5
+    assert [record.message for record in caplog.records] == ["events are dropped: more is told than can be written"]
+
+
+def test_an_address_comes_before_an_event(api, client, recorder, monkeypatch):
+    monkeypatch.setattr(events, "YIELD", 10.0)
+    order, go_on = [], threading.Event()
+
+    def late(handler):
+        go_on.wait(10)
+        order.append("address")
+        api.json({})(handler)
+
+    def event(handler):
+        order.append("event")
+        api.json({}, 201)(handler)
+
+    api.plan(late, event)
+    writer = threading.Thread(target=client.request, args=("PATCH", "/status", {}))
+    writer.start()
+    api.heard(1)
+    recorder.start()
+    recorder.emit(WEB, "u1", "Normal", "IPAllocated", "10.0.0.1")
+    assert not client.calm(0.2)
+    go_on.set()
+    assert recorder.flush()
+    writer.join()
+    assert order == ["address", "event"]
+
+
+def test_a_write_that_hangs_holds_no_event_back(api, client, recorder):
+    go_on = threading.Event()
+
+    def late(handler):
+        go_on.wait(10)
+        api.json({})(handler)
+
+    api.plan(late, api.json({}, 201))
+    writer = threading.Thread(target=client.request, args=("PATCH", "/status", {}))
+    writer.start()
+    api.heard(1)
+    recorder.start()
+    recorder.emit(WEB, "u1", "Normal", "IPAllocated", "10.0.0.1")
+    assert recorder.flush()
+    go_on.set()
+    writer.join()
+
+
+def test_that_events_may_not_be_written_is_said_once(api, recorder, caplog):
+    api.plan(api.error(403, "Forbidden", "you may not"), api.error(403, "Forbidden", "you may not"))
+    recorder.start()
+    for name in ("default/a", "default/b"):
+        recorder.emit(Owner(name), "u1", "Normal", "EnsuredLoadBalancer", "ok")
+    assert recorder.flush()
+    assert [record.message for record in caplog.records] == ["events are not taken"]
 
 
 def test_stopping_writes_what_is_waiting(api, client):
