@@ -4,6 +4,7 @@ For the packet conformance run (tests/lab/conformance). The frames are built her
 lbctl's own `packets` is what is judged. Sources: RFC 826, RFC 4861 4.3 and 4.4, RFC 1071, RFC 4291 2.7.1, packet(7).
 """
 
+import errno
 import socket
 import struct
 import threading
@@ -149,6 +150,10 @@ class Prober:
                 frame, (_, _, kind, *_) = self.socket.recvfrom(4096)
             except TimeoutError:
                 return
+            except OSError as error:
+                if error.errno != errno.ENETDOWN:  # The interface was down for a while; the socket lives on.
+                    raise
+                continue
             if kind != socket.PACKET_OUTGOING:
                 yield time.monotonic(), frame
 
@@ -181,11 +186,13 @@ class Segment:
 class Speaker:
     """The handle of a real data plane, with words for tests. Alone on its wire it announces at once."""
 
-    def __init__(self, namespace: Namespace, timing: Timing = TIMING, excluded: tuple[str, ...] = ("^lo$",)) -> None:
+    def __init__(
+        self, namespace: Namespace, timing: Timing = TIMING, excluded: tuple[str, ...] = ("^lo$",), me: str = ME,
+    ) -> None:
         self.logs: list[Log] = []
         self._news = threading.Event()
         self.plane = DataPlane(
-            ME, "conformance", timing, excluded, heard=self._news.set, logged=self.logs.append,
+            me, "conformance", timing, excluded, heard=self._news.set, logged=self.logs.append,
         )
         with inside(namespace.name):
             self.plane.start()
