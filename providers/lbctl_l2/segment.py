@@ -33,11 +33,14 @@ QUEUE = 300
 
 
 class Port:
-    """One end of the wire. `silent`: nothing passes, and the carrier does not show it."""
+    """One end of the wire. `silent`: nothing passes, and the carrier does not show it. `last`: when what was sent by
+    whom arrives here; a wire changes no order.
+    """
 
     def __init__(self, owner: "Node | Host", link: Link, wire: str) -> None:
         self.owner, self.link, self.wire = owner, link, wire
         self.silent = False
+        self.last: dict[bytes, float] = {}
 
 
 class Node:
@@ -403,8 +406,10 @@ class Segment:
         target = self._by_mac.get((port.wire, frame[:6]))
         for other in (target,) if target else self._ports[port.wire] if frame[0] & 1 else ():
             if other is not port and self._reaches(port, other) and self.random.random() >= self.loss:
-                delay = self.delay + self.random.random() * self.jitter
-                self.at(self.now + delay, partial(self._deliver, other, frame))
+                arrives = max(self.now + self.delay + self.random.random() * self.jitter,
+                              other.last.get(port.link.mac, 0.0))
+                other.last[port.link.mac] = arrives
+                self.at(arrives, partial(self._deliver, other, frame))
 
     def _reaches(self, port: Port, other: Port) -> bool:
         if other.silent or not other.link.up:

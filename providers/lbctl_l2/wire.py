@@ -80,6 +80,8 @@ MOST_CONFLICTS = 64
 """How many conflicts are remembered: strangers must not make us grow."""
 LISTENERS = 3
 """So many of a ranking's first listen to an IPv6 address's group: to join only at a failover would be too late."""
+BATCH = 0.02
+"""Seconds between two reconsiderations of all addresses because somebody came or changed: deaths do not wait."""
 PATIENCE = 3
 """After so many defences against the same speaker, the one with the lesser fingerprint defers."""
 NEVER = math.inf
@@ -159,6 +161,8 @@ class Machine:
         self._dropped: Counter[str] = Counter()
         self._dark = 0.0
         self._speaking = 0
+        self._living: dict[frozenset[int], dict[str, _Rank]] = {}
+        self._reconsider, self._reconsidered = NEVER, -NEVER
         self._now, self._deaf = now, -NEVER
         self._settles, self._leaves, self._left = now + timing.settle, NEVER, False
         self.revision = 0
@@ -244,7 +248,7 @@ class Machine:
         if self._left:
             return None
         due = self._heap[0][0] if self._heap else NEVER
-        return min(due, self._roll.deadline(), self._settles, self._leaves)
+        return min(due, self._roll.deadline(), self._reconsider, self._settles, self._leaves)
 
     def _enter(self, now: float) -> None:
         """Every call begins here: take the time, and see whether I was frozen."""
@@ -272,7 +276,10 @@ class Machine:
 
     def _flag(self) -> None:
         flags = {_Rank.LEAVING: Flag.LEAVING, _Rank.UNSETTLED: Flag.UNSETTLED}.get(self._rank, 0)
-        self._roll.my_flags = flags | (0 if self._speaking else Flag.IDLE)
+        flags |= 0 if self._speaking else Flag.IDLE
+        if flags != self._roll.my_flags:
+            self._roll.my_flags = flags
+            self._living.clear()
 
     def _settled(self) -> None:
         self._settles = NEVER
@@ -374,23 +381,39 @@ class Machine:
     # -- who comes first --
 
     def _react(self) -> None:
-        """Draw the consequences of what the roll has learnt."""
+        """Draw the consequences of what the roll has learnt: of a death at once, of much else together."""
         roll = self._roll
+        if roll.lost or roll.changed:
+            self._living.clear()
         if roll.cut_off:
             roll.cut_off = False
             self._unsettle()
             roll.hello_all(self._now)
             roll.changed.add(self._me)
-        if not (roll.lost or roll.changed or roll.revived or roll.idle):
-            return
-        lost, changed, revived, idle = roll.lost, roll.changed, roll.revived, roll.idle
-        roll.lost, roll.changed, roll.revived, roll.idle = set(), set(), set(), set()
+        lost, roll.lost = roll.lost, set()
+        if lost:
+            self.revision += 1
+            for address in self._addresses.values():
+                if address.first in lost or not address.first:
+                    self._judge(address)
+        if roll.changed or roll.revived or roll.idle:
+            # One that was cut off says so as soon as it hears us again: wait for that.
+            earliest = max(self._now + (BATCH if roll.revived else 0.0), self._reconsidered + BATCH)
+            self._reconsider = min(self._reconsider, earliest)
+            if self._reconsider <= self._now:
+                self._reconsider_all()
+
+    def _reconsider_all(self) -> None:
+        """Somebody has come, or its rank has changed. At a start that is everybody, one after the other."""
+        roll = self._roll
+        revived, idle = roll.revived, roll.idle
+        roll.changed, roll.revived, roll.idle = set(), set(), set()
+        self._reconsider, self._reconsidered = NEVER, self._now
         self.revision += 1
         for address in self._addresses.values():
             if address.holder in idle:
                 address.holder = ""
-            if changed or idle or address.first in lost or not address.first:
-                self._judge(address)
+            self._judge(address)
         for name, link in revived:
             self._return(name, link)
 
@@ -424,11 +447,14 @@ class Machine:
             if self._lives(address.deferred, address):
                 return address.deferred
             address.deferred = ""
+        living = self._living.get(address.judged)
+        if living is None:
+            living = self._living[address.judged] = self._ranks(address.judged)
         best, best_rank = "", _Rank.UNRANKED
         for name in address.order.ranking:
-            if not self._lives(name, address):
+            rank = living.get(name)
+            if rank is None:
                 continue
-            rank = self._rank_of(name)
             if rank is _Rank.UNSETTLED and name == address.holder:
                 rank = _Rank.SETTLED
             if rank is _Rank.LEAVING and name not in (self._me, address.holder):
@@ -438,6 +464,11 @@ class Machine:
             if rank is _Rank.SETTLED:
                 break
         return best
+
+    def _ranks(self, judged: frozenset[int]) -> dict[str, _Rank]:
+        """Who lives, as heard on these links, and as what; kept until something changes."""
+        names = [speaker.name for speaker in self._roll.speakers() if self._roll.alive(speaker.name, judged)]
+        return {name: self._rank_of(name) for name in (*names, *([self._me] if judged else []))}
 
     def _better(self, name: str, address: _Address, answered: bool = False) -> bool:
         """Whether this peer comes before me. One that answers holds the address: then it is as good as settled."""
