@@ -1,6 +1,23 @@
-"""For all tests: speed is a benchmark's matter (tests/bench), so hypothesis sets no deadlines."""
+"""For all tests: speed is a benchmark's matter (tests/bench), so hypothesis sets no deadlines.
 
+What the labs measured is printed at the end all the same; no test depends on it.
+"""
+
+import msgspec
+import pytest
 from hypothesis import settings
 
 settings.register_profile("lbctl", deadline=None)
 settings.load_profile("lbctl")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The failover table, out of what tests recorded as the property `failover`."""
+    reports = [report for category in ("passed", "failed") for report in terminalreporter.getreports(category)]
+    said = (value for report in reports for name, value in report.user_properties if name == "failover")
+    if rows := {value["case"]: value for value in said}:
+        from lbctl_l2.lab.table import Row, lines
+
+        terminalreporter.section("failover")
+        for line in lines(msgspec.convert(list(rows.values()), list[Row])):
+            terminalreporter.write_line(line)

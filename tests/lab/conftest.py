@@ -4,13 +4,15 @@ Timing is what these tests look at, so they run one after the other, in one work
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from lbctl_l2.lab.namespaces import missing
 from lbctl_l2.lab.rig import Lab, vip, vip6
+from lbctl_l2.lab.table import Row
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,3 +30,9 @@ def lab() -> Iterator[Lab]:
     """Three nodes that nobody announces anything on."""
     with Lab(3, [vip(0), vip6(0)]) as made:
         yield made
+
+
+@pytest.fixture
+def table(record_property: Callable[[str, object], None]) -> Callable[[Row], None]:
+    """Puts a line into the table that is printed at the end of the run."""
+    return lambda row: record_property("failover", msgspec.to_builtins(row))
