@@ -290,6 +290,7 @@ class _Ground:
         self.names = tuple(sorted(self.members))
         self.rank = {name: _rank(member) for name, member in self.members.items()}
         self._everybody = frozenset(self.names)
+        self._unknown = self._where(lambda member: member.links is None)
         self._node_screens = tuple(self._by_node())
         self._selected: dict[object, Mapping[str, frozenset[str] | None] | None] = {}
         self._subnets: dict[frozenset[str] | None, dict[tuple[int, int], dict[int, set[str]]]] = {}
@@ -370,7 +371,7 @@ class _Ground:
         yield "no-interface", frozenset(name for name, way in chosen.items() if name in has[way])
         near = {way: self._near(address, way) for way in ways}
         if any(near.values()):
-            yield "no-subnet", frozenset(name for name, way in chosen.items() if name in near[way])
+            yield "no-subnet", self._unknown | {name for name, way in chosen.items() if name in near[way]}
 
     def _with_interface(self, way: frozenset[str] | None) -> frozenset[str]:
         if way not in self._interfaces:
