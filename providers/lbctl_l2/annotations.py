@@ -1,9 +1,34 @@
-"""What a Service asks of the pools, in whoever's words.  PURE."""
+"""What a Service asks of the pools, in whoever's words.  PURE.
 
-from collections.abc import Iterable, Mapping
+`request` makes one `Request` of a `LoadBalancer`; `provider.py` calls it for every Service. Which addresses are asked
+for is read already (`lbctl.intent`); which pool, and with whom to share, is bare metal's own:
 
-from lbctl.model import IPAddress, LoadBalancer
-from lbctl_l2.pool import Request
+    lbctl.io                     address-pool      allow-shared-ip
+    metallb.io                   address-pool      allow-shared-ip
+    metallb.universe.tf (old)    address-pool      allow-shared-ip
+    purelb.io                    service-group     allow-shared-ip
+    lbipam.cilium.io                               sharing-key
+
+Several names may say the same. Where they differ, the Service is refused: nobody knows which of them was meant.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import ip_address
+
+from lbctl.errors import Refused
+from lbctl.model import Family, IPAddress, LoadBalancer
+from lbctl_l2.pool import Request, family
+
+POOL = (
+    "lbctl.io/address-pool", "metallb.io/address-pool", "metallb.universe.tf/address-pool", "purelb.io/service-group",
+)
+"""Annotations that name the pool to take an address from."""
+
+SHARING = (
+    "lbctl.io/allow-shared-ip", "metallb.io/allow-shared-ip", "metallb.universe.tf/allow-shared-ip",
+    "purelb.io/allow-shared-ip", "lbipam.cilium.io/sharing-key", "io.cilium/lb-ipam-sharing-key",
+)
+"""Annotations that say a key: Services that say the same one may share an address."""
 
 
 def request(
@@ -11,7 +36,73 @@ def request(
 ) -> Request:
     """What the Service asks for. `promised` are addresses on their way into its status (`Scope.taken`).
 
-    Raises `Refused` where it contradicts itself: `pool-conflict`, `sharing-key-conflict`, `address-family`,
-    `too-many-addresses`.
+    Raises `Refused` where it contradicts itself: `pool-conflict`, `sharing-key-conflict`, `address-family`.
     """
-    raise NotImplementedError
+    families = _families(load_balancer)
+    return Request(
+        owner=load_balancer.owner,
+        created=load_balancer.created,
+        labels=load_balancer.labels,
+        namespace_labels=namespace_labels,
+        families=families,
+        required=load_balancer.ip_family_policy == "RequireDualStack",
+        held=tuple(dict.fromkeys((*addresses(load_balancer), *promised))),
+        addresses=_asked(load_balancer, families),
+        pool=_one(load_balancer.annotations, POOL, "pool-conflict"),
+        key=_one(load_balancer.annotations, SHARING, "sharing-key-conflict"),
+        backend=_backend(load_balancer),
+        ports=frozenset((port.protocol, port.port) for port in load_balancer.ports),
+        scheme=load_balancer.scheme,
+    )
+
+
+def addresses(load_balancer: LoadBalancer) -> Iterator[IPAddress]:
+    """The addresses in its status. Whoever may write there may write nonsense: that is no address."""
+    for entry in load_balancer.status:
+        try:
+            found = ip_address(entry.ip)
+        except ValueError:
+            continue
+        if not getattr(found, "scope_id", None):
+            yield found
+
+
+def _families(load_balancer: LoadBalancer) -> tuple[Family, ...]:
+    several = load_balancer.ip_family_policy in ("PreferDualStack", "RequireDualStack")
+    return load_balancer.ip_families if several else load_balancer.ip_families[:1]
+
+
+def _asked(load_balancer: LoadBalancer, families: tuple[Family, ...]) -> tuple[IPAddress, ...]:
+    """The addresses asked for: at most one of each family that the Service has."""
+    asked = load_balancer.requested_addresses
+    for at, address in enumerate(asked):
+        if family(address) not in families:
+            raise Refused(
+                f"{address} is asked for, but the Service has only {' and '.join(families)} addresses: add the family "
+                "to spec.ipFamilies, or ask for another address",
+                reason="address-family",
+            )
+        twin = next((other for other in asked[:at] if other.version == address.version), None)
+        if twin is not None:
+            raise Refused(
+                f"{twin} and {address} are asked for, both {family(address)}: a Service has one of each family, ask "
+                "for one of them",
+                reason="address-family",
+            )
+    return asked
+
+
+def _one(annotations: Mapping[str, str], names: Iterable[str], reason: str) -> str:
+    """The one value that these annotations say, "" for none."""
+    said = {name: value for name in names if (value := annotations.get(name, "").strip())}
+    if len(set(said.values())) > 1:
+        told = ", ".join(f"{name}={value!r}" for name, value in said.items())
+        raise Refused(f"annotations disagree: {told}; keep the one that is meant, remove the others", reason=reason)
+    return next(iter(said.values()), "")
+
+
+def _backend(load_balancer: LoadBalancer) -> str:
+    """Who may answer for it: with externalTrafficPolicy Cluster anybody, else the pods that it selects."""
+    if load_balancer.external_traffic_policy == "Cluster":
+        return ""
+    return ",".join(f"{key}={value}" for key, value in sorted(load_balancer.selector.items()))

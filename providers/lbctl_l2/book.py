@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from lbctl.model import DEGRADED, Family, IPAddress, Note, Owner
 from lbctl_l2.pool import PRIVATE, Count, Pool, Release, Request, Usage, family, is_private
-from lbctl_l2.ranges import Intervals, Range
+from lbctl_l2.ranges import BUGGY, Intervals, Range
 
 Turn = tuple[bool, float, Owner]
 
@@ -39,6 +39,10 @@ class Place:
     @property
     def size(self) -> int:
         return max(0, self.last - self.first + 1)
+
+    def covers(self, number: int) -> bool:
+        """Is it this range's, which begins no later than there?"""
+        return number <= self.part.last and not (self._squeezed and number % 256 in BUGGY)
 
     def number(self, address: IPAddress) -> int:
         return self._up(int(address))
@@ -231,10 +235,12 @@ class Book:
 
     def _settled(self) -> None:
         """Everything that was touched is worked out."""
-        while self._touched:
-            self._settle(self._touched.pop())
-        while self._unseen:
-            self._look(self.requests[self._unseen.pop()])
+        touched, self._touched = self._touched, set()
+        for address in touched:
+            self._settle(address)
+        unseen, self._unseen = self._unseen, set()
+        for owner in unseen:
+            self._look(self.requests[owner])
 
     def _settle(self, address: IPAddress) -> None:
         """Who has the address, and all that is counted by it."""
@@ -312,11 +318,12 @@ class Book:
 
     def locate(self, address: IPAddress) -> Place | None:
         """The range that covers it."""
-        at = bisect_right(self._starts[address.version], int(address)) - 1
+        version, number = address.version, int(address)
+        at = bisect_right(self._starts[version], number) - 1
         if at < 0:
             return None
-        place = self._places[address.version][at]
-        return place if int(address) <= place.part.last and place.pool.covers(address) else None
+        place = self._places[version][at]
+        return place if place.covers(number) else None
 
     def pool_of(self, address: IPAddress) -> str:
         """The pool that covers the address, "" for none."""

@@ -22,7 +22,7 @@ from lbctl.model import Family, IPAddress, Note, Owner, Refusal, Scheme
 from lbctl_l2.ranges import BUGGY, Range
 
 Sharing = Literal["namespace", "cluster"]
-Source = Literal["AddressPool", "IPAddressPool", "file"]
+Source = Literal["AddressPool", "IPAddressPool"]
 
 COOLDOWN = timedelta(minutes=5)
 """How long an address rests after its release, where the pool does not say: most DNS answers live no longer."""
@@ -153,6 +153,7 @@ class Advertisement(msgspec.Struct, frozen=True):
     node_selectors     empty for all nodes
     service_selectors  empty for all Services
     interfaces         names; empty for all
+    source             the API group that it is of
     """
 
     name: str
@@ -160,7 +161,7 @@ class Advertisement(msgspec.Struct, frozen=True):
     node_selectors: tuple[Selector, ...] = ()
     service_selectors: tuple[Selector, ...] = ()
     interfaces: tuple[str, ...] = ()
-    source: Literal["L2Advertisement", "metallb", "file", "default"] = "L2Advertisement"
+    source: str = "lbctl.io"
 
     def serves(self, pool: str) -> bool:
         return self.pools is None or pool in self.pools

@@ -51,6 +51,8 @@ def parse(text: str, *, bare: bool = True) -> Range:
 
     Spaces around each address do not matter. Raises ValueError with a sentence.
     """
+    if "%" in text:
+        raise ValueError(f"{text!r} has a scope id: addresses of one link cannot be given to Services")
     start, dash, end = text.partition("-")
     if dash:
         return _between(text, start, end)
