@@ -127,10 +127,11 @@ class Host:
 
 
 class Spell(msgspec.Struct):
-    """A time in which one node answered for one address. `until` is None while it still does."""
+    """A time in which one node answered for one address; `settled` at its beginning. No `until` while it still does."""
 
     node: str
     since: float
+    settled: bool
     until: float | None = None
 
 
@@ -237,8 +238,11 @@ class Segment:
         node.machine, node.frozen, node.revision = Machine(name, self.cluster, self.timing, self.now), False, -1
         node.queue.clear()
         node.wakes, node.groups = None, set()
-        self._call(node, lambda machine: machine.set_links(self._links(node), self.now))
+        self._call(node, self._linking(node))
         self._call(node, self._telling(node))
+
+    def _linking(self, node: Node) -> Callable[[Machine], list[Out]]:
+        return lambda machine: machine.set_links([port.link for port in node.ports.values()], self.now)
 
     def _telling(self, node: Node) -> Callable[[Machine], list[Out]]:
         return lambda machine: machine.set_orders(*node.told, self.now)
@@ -260,8 +264,8 @@ class Segment:
         for name in names:
             node = self.nodes[name]
             node.frozen = False
-            if node.machine is not None:
-                self._wake(node)
+            self._wake(node)
+            self._call(node, self._linking(node))
 
     def unplug(self, name: str, index: int = 1) -> None:
         """The cable is pulled: the node sees the carrier go."""
@@ -276,7 +280,7 @@ class Segment:
         port = node.ports[index]
         port.link = msgspec.structs.replace(port.link, up=up)
         if node.works:
-            self._call(node, lambda machine: machine.set_links(self._links(node), self.now))
+            self._call(node, self._linking(node))
 
     def silence(self, name: str, index: int = 1, silent: bool = True) -> None:
         """Nothing passes this port, and nobody sees that."""
@@ -450,12 +454,10 @@ class Segment:
                               None)
             answers = self._answers(node, address)
             if answers and open_spell is None:
-                spells.append(Spell(node.name, self.now))
+                settled = node.machine is not None and node.machine.settled
+                spells.append(Spell(node.name, self.now, settled))
             elif not answers and open_spell is not None:
                 open_spell.until = self.now
-
-    def _links(self, node: Node) -> list[Link]:
-        return [port.link for port in node.ports.values()]
 
 
 def _link(index: int, name: str, number: int) -> Link:

@@ -170,6 +170,11 @@ class Machine:
         self._flag()
 
     @property
+    def settled(self) -> bool:
+        """Whether it has been here for `Timing.settle`, so that it may get addresses back."""
+        return self._settles == NEVER
+
+    @property
     def left(self) -> bool:
         """After `leave`: nothing is left to do here, end now."""
         return self._left
@@ -847,7 +852,7 @@ class Machine:
     def report(self) -> Report:
         """A snapshot, O(addresses + peers)."""
         return Report(
-            me=self._me, at=self._now, settled=self._settles == NEVER, leaving=self._leaves != NEVER, left=self._left,
+            me=self._me, at=self._now, settled=self.settled, leaving=self._leaves != NEVER, left=self._left,
             addresses=tuple(self._report_address(address) for address in self._addresses.values()),
             peers=tuple(self._report_peer(name.name) for name in self._roll.speakers()),
             conflicts=tuple(self._conflicts.values()), counters=self._report_counters(),
