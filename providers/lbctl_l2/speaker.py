@@ -9,7 +9,7 @@ orders. A thread of its own keeps the Lease. Whoever answers for an address neve
 import logging
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from ipaddress import ip_address
 from pathlib import Path
@@ -98,6 +98,7 @@ class Speaker:
         self._plane: Plane | None = None
         self._cluster = harness.cluster_id
         self._announcer: Announcer | None = None
+        self._resumed = State(self.options.node, "")
         if (state := self._file.read(self.options.node)) and self._cluster in ("", state.cluster):
             self._resume(state)
 
@@ -105,9 +106,11 @@ class Speaker:
         """From now on the orders follow from the cluster. What runs goes on running, unless it is another cluster's."""
         if self._plane is not None and self._cluster != harness.cluster_id:
             self._plane.leave()
-            self._plane = None
+            self._plane, self._resumed = None, State(self.options.node, harness.cluster_id)
         plane = self._plane or self._start(harness.cluster_id)
-        self._announcer = announcer = Announcer(harness, self.options, self._world, plane, self._file)
+        self._announcer = announcer = Announcer(
+            harness, self.options, self._world, plane, self._file, self._resumed
+        )
         announcer.start()
         return announcer
 
@@ -145,6 +148,7 @@ class Speaker:
         orders = tuple(order for order in state.orders if checks.fault(order.address, around) is None)
         left_out = len(state.orders) - len(orders)
         log.info("going by the last state", extra={"addresses": len(orders), "left_out": left_out})
+        self._resumed = msgspec.structs.replace(state, orders=orders)
         self._start(state.cluster).orders(orders, state.peers)
 
     def _heard(self) -> None:
@@ -202,13 +206,16 @@ class Announcer:
     claims = False
     kinds: tuple[Kind, ...] = (Kind("roll"), Kind("order", after=("roll",), document="node"))
 
-    def __init__(self, harness: Harness, chosen: Options, world: World, plane: Plane, file: File) -> None:
+    def __init__(
+        self, harness: Harness, chosen: Options, world: World, plane: Plane, file: File, resumed: State
+    ) -> None:
+        """`resumed` is what the data plane goes by already."""
         self._harness, self._options, self._world, self._plane, self._file = harness, chosen, world, plane, file
         self._kubernetes, self._me = harness.kubernetes, chosen.node
         self._lock = threading.Lock()
-        self._given: dict[tuple[Owner, str], Resource] = {}
-        self._roll_given: Resource | None = None
-        self._peers: tuple[Peer, ...] = ()
+        self._given = {(item.owner, item.name): item for item in self._resumed(resumed)}
+        self._roll_given: Resource | None = self._roll(resumed.peers)
+        self._peers = resumed.peers
         self._around: Surroundings | None = None
         self._served = Served()
         self._leases: dict[str, Object] = {}
@@ -274,10 +281,20 @@ class Announcer:
         return [change.after for change in changes]
 
     def _order(self, owner: Owner, standing: Standing) -> Resource:
-        ways = None if standing.interfaces is None else tuple(sorted(standing.interfaces))
-        fields = {"address": str(standing.address), "ranking": standing.ranking, "interfaces": ways, "node": self._me}
         because = f"{standing.first} comes first" if standing.first != self._me else "this node comes first"
-        return Resource("order", f"{owner} {standing.address}", owner, fields, because=because)
+        return self._resource(owner, standing.address, standing.ranking, standing.interfaces, because)
+
+    def _resource(
+        self, owner: Owner, address: IPAddress, ranking: tuple[str, ...], interfaces: frozenset[str] | None, why: str
+    ) -> Resource:
+        ways = None if interfaces is None else tuple(sorted(interfaces))
+        fields = {"address": str(address), "ranking": ranking, "interfaces": ways, "node": self._me}
+        return Resource("order", f"{owner} {address}", owner, fields, because=why)
+
+    def _resumed(self, state: State) -> Iterator[Resource]:
+        for order in state.orders:
+            for owner in state.owners.get(str(order.address), ()):
+                yield self._resource(Owner(owner), order.address, order.ranking, order.interfaces, "the last state")
 
     def _roll(self, peers: Iterable[Peer]) -> Resource:
         fields = {"peers": tuple((peer.name, *(_plain(link) for link in peer.links)) for peer in peers)}

@@ -1,0 +1,420 @@
+"""A speaker on a small Kubernetes: what it gives its data plane, what goes out, and what it tells the others."""
+
+import threading
+import time
+from ipaddress import ip_address, ip_interface, ip_network
+from typing import Any
+
+import msgspec
+import pytest
+
+from lbctl.daemon import Cluster, Desk, Options, utcnow
+from lbctl.errors import SettingsError
+from lbctl.kube.client import MERGE, Client
+from lbctl.kube.events import Recorder
+from lbctl.model import Node
+from lbctl.policy import Limits, Policy
+from lbctl.provider import Harness, Plugin
+from lbctl.sandbox.kube import KubeSandbox
+from lbctl.sandbox.sandbox import endpoint_slice, manifest
+from lbctl_l2 import leases, netlink
+from lbctl_l2.leases import Facts, SaidLink
+from lbctl_l2.planes import MemoryPlane
+from lbctl_l2.served import Served
+from lbctl_l2.speaker import Speaker, World
+
+VIP = ip_address("192.0.2.100")
+GATEWAY = ip_address("192.0.2.1")
+NODES = tuple(Node(f"node-{number}", addresses=(ip_address(f"192.0.2.{10 + number}"),)) for number in (1, 2, 3))
+ETH0 = netlink.Interface(
+    1, "eth0", netlink.ARPHRD_ETHER, netlink.IFF_UP, b"", 0,
+    tuple(netlink.Address(ip_interface(text)) for text in ("192.0.2.11/24", "2001:db8::11/64")),
+)  # fmt: skip
+HOME = "lbctl-system"
+LEASES = f"/apis/coordination.k8s.io/v1/namespaces/{HOME}/leases"
+
+
+def crd(plural: str, kind: str) -> dict[str, Any]:
+    schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    version = {"name": "v1alpha1", "served": True, "storage": True, "schema": schema}
+    names = {"plural": plural, "singular": kind.lower(), "kind": kind}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.lbctl.io"},
+        "spec": {"group": "lbctl.io", "scope": "Cluster", "names": names, "versions": [version]},
+    }  # fmt: skip
+
+
+def custom(kind: str, name: str, **spec: Any) -> dict[str, Any]:
+    return {"apiVersion": "lbctl.io/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec}
+
+
+def service(name: str, *ips: str, load_balancer_class: str = "lbctl.io/l2", **spec: Any) -> dict[str, Any]:
+    wish = {"type": "LoadBalancer", "loadBalancerClass": load_balancer_class, "ports": [{"port": 80}], **spec}
+    status = {"loadBalancer": {"ingress": [{"ip": ip, "ipMode": "VIP"} for ip in ips]}}
+    metadata = {"name": name, "namespace": "default"}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": wish, "status": status}
+
+
+class House:
+    """One node's speaker, its data plane in memory, and the cluster."""
+
+    def __init__(self, kube: KubeSandbox, folder: Any, node: str = "node-1", **settings: str) -> None:
+        self.kube, self.node = kube, node
+        self.client = Client.from_config(str(kube.kubeconfig(folder / f"kubeconfig-{node}")))
+        self.settings = {"node-name": node, "state-file": str(folder / f"{node}.json"), "home": HOME, **settings}
+        self.planes: list[MemoryPlane] = []
+        self.desk: Desk | None = None
+        self.cluster: Cluster | None = None
+        self.wall = time.time
+        world = World(
+            self._plane, interfaces=lambda: (ETH0,), routes=lambda: frozenset({GATEWAY}), strict_arp=lambda _name: True,
+            now=lambda: self.wall(),
+        )  # fmt: skip
+        self.speaker = Speaker(Harness(self.settings), world)
+
+    @property
+    def plane(self) -> MemoryPlane:
+        return self.planes[-1]
+
+    def _plane(self, *arguments: Any, **options: Any) -> MemoryPlane:
+        self.planes.append(MemoryPlane(*arguments, **options))
+        return self.planes[-1]
+
+    def join(self, cluster_id: str = "cluster", default: str | None = None) -> "House":
+        self.cluster = Cluster(
+            self.client, watches=(*Served.watches({}), leases.watch(HOME)), namespaces=False
+        )
+        self.cluster.watch()
+        self.recorder = Recorder(self.client)
+        self.recorder.start()
+        seen = self.cluster.access(HOME, self.recorder)
+        policy = Policy(tenancy="open", limits=Limits(let_through=True))
+        harness = Harness(self.settings, cluster_id, now=utcnow, kubernetes=seen)
+        options = Options(default, False, policy, publishes=False, workers=2)
+        quiet = Recorder(self.client)
+        self.desk = Desk(Plugin("l2", self.speaker.join), harness, self.cluster, options, recorder=quiet)
+        self.desk.start()
+        return self
+
+    def leave(self) -> None:
+        if self.desk is not None and self.cluster is not None:
+            self.desk.stop()
+            self.desk.join()
+        self.speaker.leave()
+        if self.cluster is not None:
+            self.recorder.stop()
+            self.cluster.stop()
+
+    def api(self, path: str) -> Any:
+        return msgspec.json.decode(self.client.get(path))
+
+    def patch(self, path: str, body: object) -> None:
+        self.client.request("PATCH", path, body, MERGE)
+
+    def lease(self) -> leases.Said:
+        found = self.api(f"{LEASES}/{leases.name(self.node)}")
+        metadata, spec = found["metadata"], found["spec"]
+        return leases.decode(leases.Object(metadata["name"], annotations=metadata["annotations"], spec=spec))
+
+    def events(self, reason: str) -> list[str]:
+        found = self.api("/api/v1/namespaces/default/events")["items"]
+        return [event["message"] for event in found if event["reason"] == reason]
+
+
+def eventually(question: Any, within: float = 10.0) -> Any:
+    """Its answer, as soon as it is true. What is not there yet is no answer."""
+    pause, until = threading.Event(), time.monotonic() + within
+    while time.monotonic() < until:
+        try:
+            if answer := question():
+                return answer
+        except LookupError:
+            pass
+        except Exception as error:
+            if getattr(error, "status", 0) != 404:
+                raise
+        pause.wait(0.02)
+    raise AssertionError("it never came to that")
+
+
+def stays(question: Any, seconds: float = 0.6) -> bool:
+    pause, until = threading.Event(), time.monotonic() + seconds
+    while time.monotonic() < until:
+        if not question():
+            return False
+        pause.wait(0.02)
+    return True
+
+
+@pytest.fixture
+def kube():
+    with KubeSandbox() as sandbox:
+        sandbox.seed([manifest(node) for node in NODES])
+        sandbox.seed([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": HOME}}])
+        sandbox.seed([crd("addresspools", "AddressPool"), crd("l2advertisements", "L2Advertisement")])
+        sandbox.seed([custom("AddressPool", "main", addresses=["192.0.2.96-192.0.2.200", "2001:db8::100/120"])])
+        sandbox.seed([custom("L2Advertisement", "main")])
+        yield sandbox
+
+
+@pytest.fixture
+def make_house(kube, tmp_path):
+    made: list[House] = []
+
+    def make(node: str = "node-1", **settings: str) -> House:
+        made.append(House(kube, tmp_path, node, **settings))
+        return made[-1]
+
+    yield make
+    for house in made:
+        house.leave()
+
+
+@pytest.fixture
+def house(make_house):
+    return make_house()
+
+
+def served(kube, name: str, *ips: str, **changes: Any) -> None:
+    kube.seed([endpoint_slice("default", name, NODES, 9000), service(name, *ips, **changes)])
+
+
+def rankings(house: House) -> dict[Any, tuple[str, ...]]:
+    return {address: order.ranking for address, order in house.plane.given.items()}
+
+
+# ── orders ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_address_of_a_service_is_announced_and_told(kube, house):
+    served(kube, "web", "192.0.2.100")
+    house.join()
+    assert eventually(lambda: VIP in house.lease().announcing)
+    assert house.plane.given[VIP].ranking[0] == "node-1"
+    assert house.plane.given[VIP].probe is True
+    assert house.plane.said(VIP) > 0
+    assert eventually(lambda: house.events("AnnouncingFromNode")) == ['announcing 192.0.2.100 from node "node-1"']
+
+
+def test_both_families_of_a_service_are_announced(kube, house):
+    served(kube, "web", "192.0.2.100", "2001:db8::100")
+    house.join()
+    eventually(lambda: len(house.lease().announcing) == 2)
+    assert house.plane.said(ip_address("2001:db8::100")) > 0
+
+
+@pytest.mark.parametrize(
+    "ip", ["192.0.2.1", "192.0.2.11", "192.0.2.12", "192.0.2.255", "198.51.100.7", "127.0.0.1", "224.0.0.18", "fe80::1"]
+)
+def test_a_status_that_somebody_patched_to_something_else_gets_not_one_frame_out(kube, house, ip):
+    served(kube, "web", "192.0.2.100")
+    house.patch("/apis/lbctl.io/v1alpha1/addresspools/main", {"spec": {"addresses": ["192.0.2.0/24", "fe80::/64"]}})
+    house.join()
+    eventually(lambda: VIP in house.lease().announcing)
+    status = {"status": {"loadBalancer": {"ingress": [{"ip": ip}]}}}
+    house.patch("/api/v1/namespaces/default/services/web/status", status)
+    eventually(lambda: not house.plane.given)
+    served(kube, "other", "192.0.2.150")
+    eventually(lambda: ip_address("192.0.2.150") in house.plane.given)
+    if ip != "192.0.2.11":
+        assert house.plane.said(ip_address(ip)) == 0
+    assert ip_address(ip) not in house.plane.given
+
+
+def test_an_address_outside_all_pools_is_given_up_when_its_pool_goes(kube, house):
+    served(kube, "web", "192.0.2.100")
+    house.join()
+    eventually(lambda: VIP in house.plane.given)
+    house.patch("/apis/lbctl.io/v1alpha1/addresspools/main", {"spec": {"addresses": ["192.0.2.150-192.0.2.160"]}})
+    assert eventually(lambda: not house.plane.given)
+
+
+@pytest.mark.parametrize("of_class", ["lbctl.io/aws", "example.test/other"])
+def test_a_service_of_another_class_is_not_announced(kube, house, of_class):
+    served(kube, "web", "192.0.2.100", load_balancer_class=of_class)
+    served(kube, "ours", "192.0.2.101")
+    house.join()
+    eventually(lambda: house.plane.given)
+    assert set(house.plane.given) == {ip_address("192.0.2.101")}
+
+
+def test_a_service_without_an_endpoint_that_serves_is_not_announced(kube, house):
+    kube.seed([service("web", "192.0.2.100")])
+    served(kube, "ours", "192.0.2.101")
+    house.join()
+    eventually(lambda: ip_address("192.0.2.101") in house.plane.given)
+    assert VIP not in house.plane.given
+    kube.seed([endpoint_slice("default", "web", NODES[1:2], 9000)])
+    assert eventually(lambda: VIP in house.plane.given)
+
+
+def test_a_service_that_goes_takes_its_order_along(kube, house):
+    served(kube, "web", "192.0.2.100")
+    house.join()
+    eventually(lambda: VIP in house.lease().announcing)
+    house.client.request("DELETE", "/api/v1/namespaces/default/services/web")
+    eventually(lambda: not house.plane.given)
+    assert eventually(lambda: not house.lease().announcing)
+
+
+def test_two_services_share_an_address_and_one_order(kube, house):
+    served(kube, "web", "192.0.2.100")
+    served(kube, "dns", "192.0.2.100")
+    house.join()
+    eventually(lambda: VIP in house.lease().announcing)
+    house.client.request("DELETE", "/api/v1/namespaces/default/services/dns")
+    assert stays(lambda: VIP in house.plane.given)
+
+
+def test_a_class_less_service_is_announced_where_we_are_the_default_and_its_address_is_ours(kube, house):
+    kube.seed([{**service("web", "192.0.2.100"), "spec": {"type": "LoadBalancer", "ports": [{"port": 80}]}}])
+    kube.seed([endpoint_slice("default", "web", NODES, 9000)])
+    house.join(default="l2")
+    assert eventually(lambda: VIP in house.plane.given)
+
+
+# ── several nodes ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_speakers_that_know_each_other_share_the_addresses_out(kube, make_house):
+    for number in range(12):
+        served(kube, f"web{number}", f"192.0.2.{100 + number}")
+    houses = [make_house(node.name).join() for node in NODES]
+    eventually(lambda: all(len(house.plane.peers) == 2 for house in houses))
+    eventually(lambda: all(len(house.plane.given) == 12 for house in houses))
+    assert eventually(lambda: all(rankings(house) == rankings(houses[0]) for house in houses))
+    assert eventually(lambda: {len(ranking) for ranking in rankings(houses[0]).values()} == {3})
+
+
+def test_who_announces_by_its_lease_comes_first_everywhere(kube, make_house):
+    served(kube, "web", "192.0.2.100")
+    link = SaidLink("eth0", "02:00:00:00:01:02", (ip_network("192.0.2.0/24"),))
+    other = leases.encode(Facts("node-2", settled=True, links=(link,)), {VIP: 100})
+    spec = {"holderIdentity": "node-2", "leaseDurationSeconds": 40, "renewTime": leases.micro(utcnow())}
+    metadata = {"name": leases.name("node-2"), "namespace": HOME, "labels": leases.LABELS, "annotations": other}
+    kube.seed([{"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}])
+    house = make_house("node-1").join()
+    eventually(lambda: VIP in house.plane.given)
+    assert house.plane.given[VIP].ranking == ("node-2", "node-1")
+    assert house.plane.given[VIP].probe is False
+    assert [peer.name for peer in house.plane.peers] == ["node-2"]
+
+
+def test_a_renewal_of_another_lease_makes_no_pass(kube, make_house):
+    served(kube, "web", "192.0.2.100")
+    house, other = make_house("node-1").join(), make_house("node-2").join()
+    eventually(lambda: house.lease().facts.settled and other.lease().facts.settled)
+    eventually(lambda: VIP in {**house.lease().announcing, **other.lease().announcing})
+    eventually(lambda: house.desk.controller.idle())
+    passes: list[int] = []
+    house.desk.controller.mark_all = lambda: passes.append(1)
+    for _ in range(5):
+        spec = {"spec": {"renewTime": leases.micro(utcnow())}}
+        house.patch(f"{LEASES}/{leases.name('node-2')}", spec)
+    assert stays(lambda: not passes)
+
+
+def test_since_comes_after_what_the_one_before_said_whatever_the_clocks_say(kube, make_house):
+    served(kube, "web", "192.0.2.100")
+    ahead = int(time.time()) + 10_000
+    said = leases.encode(Facts("node-2", settled=True), {VIP: ahead})
+    metadata = {"name": leases.name("node-2"), "namespace": HOME, "labels": leases.LABELS, "annotations": said}
+    spec = {"holderIdentity": "", "leaseDurationSeconds": 1}
+    kube.seed([{"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}])
+    house = make_house("node-1").join()
+    assert eventually(lambda: house.lease().announcing.get(VIP, 0) == ahead + 1)
+
+
+# ── its life ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_without_an_api_server_it_starts_with_its_last_state(kube, make_house):
+    served(kube, "web", "192.0.2.100")
+    before = make_house().join()
+    eventually(lambda: VIP in before.plane.given)
+    eventually(lambda: make_house().planes)
+    again = make_house()
+    assert again.plane.given == before.plane.given
+    assert again.plane.cluster == "cluster"
+    assert again.plane.said(VIP) > 0
+
+
+def test_what_it_took_up_goes_on_when_the_cluster_answers(kube, make_house):
+    served(kube, "web", "192.0.2.100")
+    before = make_house().join()
+    eventually(lambda: VIP in before.plane.given and before.speaker._file.read("node-1"))
+    before.leave()
+    again = make_house().join()
+    eventually(lambda: again.lease().held)
+    assert len(again.planes) == 1
+    eventually(again.desk.at_rest)
+    assert all(VIP in given for given in again.plane.history)
+
+
+def test_the_state_of_another_cluster_is_dropped(kube, make_house):
+    served(kube, "web", "192.0.2.100")
+    before = make_house().join("cluster")
+    eventually(lambda: before.speaker._file.read("node-1"))
+    before.leave()
+    again = make_house().join("another")
+    eventually(lambda: len(again.planes) == 2)
+    assert [plane.cluster for plane in again.planes] == ["cluster", "another"]
+    assert not again.planes[0].alive
+
+
+def test_the_last_state_passes_the_checks_too(kube, make_house, tmp_path):
+    served(kube, "web", "192.0.2.100")
+    before = make_house().join()
+    state = eventually(lambda: before.speaker._file.read("node-1"))
+    before.leave()
+    before.speaker._file.write(msgspec.structs.replace(state, pools=()))
+    assert make_house().plane.given == {}
+
+
+def test_it_hands_over_before_it_gives_its_lease_back(kube, house):
+    served(kube, "web", "192.0.2.100")
+    house.join()
+    eventually(lambda: VIP in house.lease().announcing)
+    house.leave()
+    assert not house.plane.alive
+    assert house.lease().held is False
+    assert VIP in house.lease().announcing
+
+
+def test_an_api_server_that_goes_away_changes_nothing(kube, house):
+    served(kube, "web", "192.0.2.100")
+    house.join()
+    eventually(lambda: VIP in house.lease().announcing)
+    given = dict(house.plane.given)
+    kube.stop()
+    assert stays(lambda: house.plane.given == given)
+    assert house.speaker.checks() == {"data-plane": True, "lease-keeper": True}
+
+
+def test_a_stranger_that_claims_an_address_is_told(kube, house):
+    served(kube, "web", "192.0.2.100")
+    house.join()
+    eventually(lambda: VIP in house.lease().announcing)
+    stranger = bytes.fromhex("020000000909")
+    arp = b"\x00\x01\x08\x00\x06\x04\x00\x02" + stranger + VIP.packed + b"\xff" * 6 + VIP.packed
+    house.plane.receive(b"\xff" * 6 + stranger + b"\x08\x06" + arp.ljust(46, b"\0"))
+    conflict = eventually(lambda: house.lease().facts.conflicts)[0]
+    assert (conflict.address, conflict.mac) == ("192.0.2.100", "02:00:00:00:09:09")
+    assert eventually(lambda: house.events("AddressConflict"))[0].startswith("02:00:00:00:09:09 on eth0 of node node-1")
+    figures = {figure.name: figure.value for figure in house.speaker.figures()}
+    assert (figures["lbctl_l2_announced"], figures["lbctl_l2_conflicts"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"node-name": ""}, "--node-name"),
+        ({"drain-on": "never"}, "--drain-on"),
+        ({"settle": "soon"}, "cannot be read"),
+        ({"exclude-interfaces": "("}, "not a regular expression"),
+    ],
+)
+def test_a_setting_that_cannot_be_read_is_named(settings, said):
+    with pytest.raises(SettingsError, match=said):
+        Speaker(Harness({"node-name": "node-1", "state-file": "", **settings}), World(MemoryPlane))
