@@ -9,7 +9,7 @@ plane (`dataplane.py`: raw sockets, never waits) is a process of its own behind 
 
 Nothing here can make the data plane wait: it sends without blocking, and what does not fit is sent later (reports,
 the latest state) or dropped and counted (logs). Large sets travel in parts of at most `PART` bytes, well under the
-kernel's default send buffer; the last part says so, and only then is the set acted upon.
+kernel's default send buffer; the last part says so, and the set is acted upon then (a large one in slices).
 """
 
 import contextlib
@@ -383,8 +383,9 @@ class DataPlane:
         return False
 
     def _send_part(self, line: Line[News]) -> bool:
-        orders, closed = self._orders.part()
+        # The roll first: who ranks before whom means nothing without it.
         peers, gone = self._roll.part()
+        orders, closed = ((), ()) if self._roll else self._orders.part()
         rest = self._orders.size + self._roll.size - len(orders) - len(closed) - len(peers) - len(gone)
         if not line.send(Update(orders, closed, peers, gone, more=rest > 0)):
             return False

@@ -48,8 +48,10 @@ from lbctl_l2.wire import AddressReport, IPAddress, Link, Machine, Order, Out, P
 
 FRAMES = 32
 """Frames read from one socket in one turn."""
-BATCH = 128
+BATCH = 256
 """Announcements and probes sent in one turn."""
+SLICE = 500
+"""Orders taken up in one turn."""
 LONGEST = 0.05
 """Seconds of the longest wait: a gap much longer than this is not ours."""
 REOPEN = 0.2
@@ -74,6 +76,7 @@ class Loop:
         self._machine = Machine(start.me, start.cluster, start.timing, self._now)
         self._orders: dict[IPAddress, Order] = {}
         self._peers: dict[str, Peer] = {}
+        self._new = 0
         self._links: tuple[Link, ...] = ()
         self._unusable: dict[str, str] = {}
         self._waiting: deque[Send] = deque()
@@ -189,10 +192,9 @@ class Loop:
             self._use_links()
 
     def _use_links(self) -> None:
-        interfaces = self._follower.interfaces if self._follower is not None else ()
+        interfaces = self._follower.interfaces(self._excluded) if self._follower is not None else ()
         links = netlink.links(interfaces, self._excluded)
-        mine = (found for found in interfaces if found.name not in self._excluded)
-        reasons = ((found.name, netlink.unusable(found, self._excluded)) for found in mine)
+        reasons = ((found.name, netlink.unusable(found, self._excluded)) for found in interfaces)
         self._unusable = {name: reason for name, reason in reasons if reason is not None}
         if links != self._links:
             self._links = links
@@ -253,7 +255,10 @@ class Loop:
         self._peers.update((peer.name, peer) for peer in update.peers)
         for name in update.gone:
             self._peers.pop(name, None)
-        if not update.more:
+        self._new += len(update.orders) + len(update.ended)
+        # Thousands of new orders at once would keep a question waiting; the roll they need comes before them.
+        if not update.more or self._new >= SLICE:
+            self._new = 0
             self._do(self._machine.set_orders(self._orders.values(), tuple(self._peers.values()), self._now))
 
     def _log(self, level: str, message: str, fields: dict[str, str]) -> None:
@@ -263,6 +268,7 @@ class Loop:
         if self._line is not None:
             if self._news.due(self._machine.revision, self._now):
                 self._news.take(self._report(), self._machine.revision)
+                self._news.rest = 9 * (self._time() - self._now)
             self._news.send()
 
     def _report(self) -> Report:
@@ -287,12 +293,13 @@ class Reporter:
         self._revision = -1
         self._told = True
         self.eager = False
+        self.rest = 0.0
         self.lost = 0
 
     def due(self, revision: int, now: float) -> bool:
-        """Soon after a change, and now and then."""
+        """Soon after a change, and now and then; `rest` keeps large reports to a tenth of the time."""
         age = float("inf") if self._report is None else now - self._report.at
-        return age >= ALWAYS or (revision != self._revision and age >= CHANGED)
+        return age >= max(ALWAYS, self.rest) or (revision != self._revision and age >= max(CHANGED, self.rest))
 
     def take(self, report: Report, revision: int) -> None:
         self._revision = revision

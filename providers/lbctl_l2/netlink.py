@@ -150,18 +150,30 @@ def link(interface: Interface) -> Link:
 
 
 class Table:
-    """Interfaces and addresses, one message at a time. No I/O."""
+    """Interfaces and addresses, one message at a time. No I/O.
+
+    Addresses are kept as they came, 4 or 16 bytes: kube-proxy's `kube-ipvs0` may hold ten thousand.
+    """
 
     def __init__(self) -> None:
         self._links: dict[int, Interface] = {}
-        self._addresses: dict[int, dict[IPv4Interface | IPv6Interface, int]] = {}
+        self._addresses: dict[int, dict[tuple[bytes, int], int]] = {}
         self.unreadable = 0
 
     def __iter__(self) -> Iterator[Interface]:
-        """By index, each with its addresses in order: two tables of the same content read alike."""
+        return iter(self.without(Exclusion(())))
+
+    def without(self, excluded: Exclusion) -> Iterator[Interface]:
+        """The interfaces that are not excluded, by index, each with its addresses in order."""
         for index, found in sorted(self._links.items()):
-            held = sorted(self._addresses.get(index, {}).items(), key=lambda one: (one[0].version, one[0]))
-            yield msgspec.structs.replace(found, addresses=tuple(Address(ip, flags) for ip, flags in held))
+            if found.name not in excluded:
+                held = sorted(self._addresses.get(index, {}).items(), key=lambda one: (len(one[0][0]), one[0]))
+                addresses = tuple(Address(interface_address(*address), flags) for address, flags in held)
+                yield msgspec.structs.replace(found, addresses=addresses)
+
+    def same(self, other: "Table") -> bool:
+        """Whether both say the same of this machine."""
+        return (self._links, self._addresses) == (other._links, other._addresses)
 
     def take(self, kind: int, body: bytes) -> bool:
         """Notes one message; says whether anything that matters is different now."""
@@ -197,10 +209,12 @@ class Table:
         found = _attributes(body, _ADDRESS.size)
         # On a point-to-point interface IFA_ADDRESS is the other end's; IFA_LOCAL is ours wherever it is given.
         packed = found.get(_IFA_LOCAL, found.get(_IFA_ADDRESS, b""))
-        address = (IPv4Interface if len(packed) == 4 else IPv6Interface)((packed, length))
-        held = self._addresses.setdefault(index, {})
+        if len(packed) not in (4, 16) or length > 8 * len(packed):
+            raise ValueError("neither an IPv4 nor an IPv6 address")
+        address = (packed, length)
         if not there:
-            return held.pop(address, None) is not None
+            return self._addresses.get(index, {}).pop(address, None) is not None
+        held = self._addresses.setdefault(index, {})
         new = _number(found.get(_IFA_FLAGS), flags)
         changed = held.get(address) != new
         held[address] = new
@@ -246,9 +260,9 @@ class Follower:
     def dumping(self) -> bool:
         return self._filling is not None
 
-    @property
-    def interfaces(self) -> tuple[Interface, ...]:
-        return tuple(self._table)
+    def interfaces(self, excluded: Exclusion) -> tuple[Interface, ...]:
+        """As last known, without the excluded ones."""
+        return tuple(self._table.without(excluded))
 
     @property
     def unreadable(self) -> int:
@@ -307,7 +321,7 @@ class Follower:
         if self._again:
             self._again = False
             self.refresh()
-        return tuple(before) != tuple(self._table)
+        return not before.same(self._table)
 
     def _ask(self, kind: int, body: bytes) -> None:
         self._asked = kind
@@ -325,7 +339,7 @@ def snapshot(timeout: float = 5.0) -> tuple[Interface, ...]:
             follower.read(1)
     finally:
         follower.close()
-    return follower.interfaces
+    return follower.interfaces(Exclusion(()))
 
 
 def ipvs_addresses(interfaces: Iterable[Interface]) -> frozenset[IPv4Address | IPv6Address]:
@@ -340,6 +354,10 @@ def strict_arp(name: str, sysctls: Path = Path("/proc/sys/net/ipv4/conf")) -> bo
     kube-proxy's strictARP sets it (with arp_announce 2) for all. Source: Documentation/networking/ip-sysctl.rst.
     """
     return max(int((sysctls / which / "arp_ignore").read_text()) for which in ("all", name)) >= 1
+
+
+def interface_address(packed: bytes, length: int) -> IPv4Interface | IPv6Interface:
+    return IPv4Interface((packed, length)) if len(packed) == 4 else IPv6Interface((packed, length))
 
 
 def messages(data: bytes) -> Iterator[Message]:

@@ -3,6 +3,8 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
@@ -130,6 +132,13 @@ def test_a_wrong_list_of_interfaces_never_reaches_it(plane):
     assert plane.restarts == 0
 
 
+def test_the_process_imports_nothing_that_is_not_needed():
+    imported = "import sys, lbctl_l2.dataplane; print(*sys.modules)"
+    names = subprocess.run([sys.executable, "-c", imported], capture_output=True, text=True, check=True).stdout.split()
+    heavy = {"kubernetes", "urllib3", "click", "rich", "yaml", "asyncio", "subprocess", "ctypes", "lbctl.provider"}
+    assert heavy & set(names) == set()
+
+
 def test_settling_can_be_had_at_once(plane):
     until(lambda: plane.report() is not None)
     assert not plane.report().settled
@@ -218,3 +227,10 @@ def test_reports_are_ten_a_second_after_changes_and_one_otherwise(ends, revision
     assert reporter.due(1, 0.0)
     reporter.take(report(at=1.0), 1)
     assert reporter.due(revision, now) is due
+
+
+def test_a_report_that_took_long_is_not_made_often(ends):
+    reporter = Reporter(ends[1])
+    reporter.take(report(at=1.0), 1)
+    reporter.rest = 3.0
+    assert [reporter.due(2, now) for now in (2.5, 4.1)] == [False, True]

@@ -1,5 +1,7 @@
 """Interfaces as the conformance list has them (I1–I8), and beyond: made, changed and removed under a real process."""
 
+import os
+import signal
 from ipaddress import IPv4Address, IPv6Address
 
 import pytest
@@ -159,6 +161,15 @@ def test_i8_a_hundred_interfaces_that_come_and_go_disturb_nothing(segment, speak
             still_answers()
     speaker.wait_for_links("eth0")
     still_answers()
+
+
+def test_i8_messages_that_the_kernel_had_to_drop_are_made_up_for(segment, speaker):
+    os.kill(speaker.plane.pid, signal.SIGSTOP)
+    segment.node.run(*[f"addr add {IPv4Address('10.9.0.0') + number}/32 dev lo" for number in range(2000)])
+    segment.connect("eth1")
+    os.kill(speaker.plane.pid, signal.SIGCONT)
+    speaker.wait_for_links("eth0", "eth1")
+    speaker.wait(lambda: speaker.plane.report().counters.dropped.get("netlink-overrun"))
 
 
 def test_a_carrier_that_returns_is_followed_by_announcements(segment, speaker):
