@@ -197,28 +197,56 @@ REASONS = {
 
 def elect(wanted: Iterable[Claim], roll: Roll, me: str = "") -> dict[IPAddress, Standing]:
     """The ranking of every address, and the interfaces that `me` may use. The same for any order of what goes in."""
-    ground, shared, held = _Ground(roll), _by_address(wanted), holders(roll.members)
-    rankings = {address: ground.candidates(parts) for address, parts in shared.items()}
+    return Elector(me).elect(wanted, roll)
+
+
+class Elector:
+    """Elects again and again for one node, and works out only what is new. The answer is always that of `elect`."""
+
+    def __init__(self, me: str = "") -> None:
+        self._me = me
+        self._ground: _Ground | None = None
+
+    def elect(self, wanted: Iterable[Claim], roll: Roll) -> dict[IPAddress, Standing]:
+        ground, shared, held = self._prepared(roll), _by_address(wanted), holders(roll.members)
+        candidates = {address: ground.candidates(parts) for address, parts in shared.items()}
+        first = _firsts(ground, shared, held, candidates)
+        ground.prune(len(shared))
+        return {
+            address: Standing(
+                address,
+                tuple(sorted(part.owner for part in parts)),
+                ground.ranking(address, first.get(address, ""), candidates[address]),
+                held.get(address, ""),
+                ground.interfaces(parts, self._me),
+            )
+            for address, parts in shared.items()
+        }
+
+    def _prepared(self, roll: Roll) -> "_Ground":
+        if self._ground is None or not self._ground.use(roll):
+            self._ground = _Ground(roll)
+        return self._ground
+
+
+def _firsts(
+    ground: "_Ground",
+    shared: Mapping[IPAddress, Sequence[Claim]],
+    held: Mapping[IPAddress, str],
+    candidates: Mapping[IPAddress, frozenset[str]],
+) -> dict[IPAddress, str]:
+    """Who comes first for each address that anybody may announce: those that are settled, then by load."""
     load: Counter[str] = Counter()
     first: dict[IPAddress, str] = {}
-    for address, candidates in rankings.items():
-        if chosen := ground.kept(address, held.get(address, ""), candidates):
+    for address, may in candidates.items():
+        if chosen := ground.kept(address, held.get(address, ""), may):
             first[address] = chosen
             load[chosen] += 1
-    for address in sorted(rankings.keys() - first.keys(), key=lambda a: _seniority(shared[a])):
-        if candidates := rankings[address]:
-            first[address] = chosen = ground.emptiest(address, candidates, load)
-            load[chosen] += 1
-    return {
-        address: Standing(
-            address,
-            tuple(sorted(part.owner for part in parts)),
-            ground.ranking(address, first.get(address, ""), rankings[address]),
-            held.get(address, ""),
-            ground.interfaces(parts, me),
-        )
-        for address, parts in shared.items()
-    }
+    left = (address for address, may in candidates.items() if may and address not in first)
+    for address in sorted(left, key=lambda address: _seniority(shared[address])):
+        first[address] = chosen = ground.emptiest(address, candidates[address], load)
+        load[chosen] += 1
+    return first
 
 
 def verdicts(parts: Sequence[Claim], roll: Roll) -> tuple[Verdict, ...]:
@@ -285,7 +313,7 @@ class _Ground:
     """A roll, prepared: what is the same for many addresses is worked out once."""
 
     def __init__(self, roll: Roll) -> None:
-        self._roll = roll
+        self._roll, self._bare = roll, _bare(roll)
         self.members = {member.name: member for member in roll.members}
         self.names = tuple(sorted(self.members))
         self.rank = {name: _rank(member) for name, member in self.members.items()}
@@ -295,6 +323,21 @@ class _Ground:
         self._selected: dict[object, Mapping[str, frozenset[str] | None] | None] = {}
         self._subnets: dict[frozenset[str] | None, dict[tuple[int, int], dict[int, set[str]]]] = {}
         self._interfaces: dict[frozenset[str] | None, frozenset[str]] = {}
+        self._may: dict[Claim, frozenset[str]] = {}
+        self._ordered: dict[tuple[IPAddress, frozenset[str]], list[str]] = {}
+
+    def use(self, roll: Roll) -> bool:
+        """Go on with another roll. False if it differs in more than who announces and gives what."""
+        if self._bare != _bare(roll):
+            return False
+        self._roll = roll
+        self.members = {member.name: member for member in roll.members}
+        return True
+
+    def prune(self, size: int) -> None:
+        """Forget what was worked out for claims of the past."""
+        if len(self._may) > 2 * size + 100:
+            self._may, self._ordered = {}, {}
 
     # -- who may -----------------------------------------------------------------------------------------------
 
@@ -337,10 +380,12 @@ class _Ground:
         return found
 
     def _able(self, claim: Claim) -> frozenset[str]:
-        found = self._everybody
-        for _token, passing in self.screens(claim):
-            found &= passing
-        return found
+        if claim not in self._may:
+            found = self._everybody
+            for _token, passing in self.screens(claim):
+                found &= passing
+            self._may[claim] = found
+        return self._may[claim]
 
     def _by_node(self) -> Iterator[tuple[str, frozenset[str]]]:
         ignored = self._roll.ignore_excluded
@@ -427,10 +472,20 @@ class _Ground:
 
     def ordered(self, address: IPAddress, candidates: frozenset[str]) -> list[str]:
         """By rank, then by rendezvous."""
-        return sorted((n for n in preference(address, self.names) if n in candidates), key=self.rank.__getitem__)
+        key = (address, candidates)
+        if key not in self._ordered:
+            among = (name for name in preference(address, self.names) if name in candidates)
+            self._ordered[key] = sorted(among, key=self.rank.__getitem__)
+        return self._ordered[key]
 
     def _best(self, candidates: frozenset[str]) -> Rank:
         return min(self.rank[name] for name in candidates)
+
+
+def _bare(roll: Roll) -> tuple[object, ...]:
+    """All that decides who may announce what, and in which order: without what they announce and give away."""
+    members = tuple(msgspec.structs.replace(member, announces={}, gives={}) for member in roll.members)
+    return (members, roll.adverts, roll.pool_of, roll.ignore_excluded)
 
 
 def _rank(member: Member) -> Rank:

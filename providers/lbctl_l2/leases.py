@@ -84,7 +84,7 @@ class Facts(msgspec.Struct, frozen=True, omit_defaults=True):
     started            seconds since the epoch
     settled            it has been there for a while, and may be given addresses
     gives              address → node: the holder wants that node to take the address over
-    drain_on           when it counts a node as draining 
+    drain_on           when it counts a node as draining
     ignores_exclusion  whether it counts the label that excludes nodes for nothing
     """
 

@@ -1,4 +1,4 @@
-"""What the cluster's pools and advertisements say of announcing: which addresses, from which nodes and interfaces.  PURE.
+"""What pools and advertisements say of announcing: which addresses, from which nodes and interfaces.  PURE.
 
 The speaker asks it at every look, the command line once. It reads the custom resources as the controller does.
 """

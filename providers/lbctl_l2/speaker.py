@@ -218,6 +218,8 @@ class Announcer:
         self._peers = resumed.peers
         self._around: Surroundings | None = None
         self._served = Served()
+        self._pool_of = self._served.pool_of
+        self._elector = election.Elector(self._me)
         self._leases: dict[str, Object] = {}
         self._elected: dict[IPAddress, Standing] = {}
         self._seen_by_all: tuple[Any, ...] = ()
@@ -232,10 +234,10 @@ class Announcer:
 
     def observe(self, scope: Scope) -> Observation:
         """The orders as they were given; and who is where, whom the election is among, and how it ends."""
-        self._served = Served.read(self._kubernetes, self._harness.settings)
+        self._use(Served.read(self._kubernetes, self._harness.settings))
         self.wanted = tuple(cast("Iterable[Claim]", scope.shares))
         self.roll = roll = self.make_roll()
-        self._elected = elected = election.elect(self.wanted, roll, self._me)
+        self._elected = elected = self._elector.elect(self.wanted, roll)
         self._around = around = self._surroundings()
         self._peers = members.peers(roll.members, self._said(), self._me)
         self._seen_by_all = (roll.members, self._peers)
@@ -348,7 +350,12 @@ class Announcer:
         chosen = self._options
         found = members.members(self._nodes(), self._said(), self._alive, chosen.drain_on, self.wanted)
         here = tuple(self._myself(member) if member.name == self._me else member for member in found)
-        return Roll(here, self._served.adverts, self._served.pool_of, chosen.ignore_excluded)
+        return Roll(here, self._served.adverts, self._pool_of, chosen.ignore_excluded)
+
+    def _use(self, served: Served) -> None:
+        """The same value stays the same object: what was worked out from it holds."""
+        if served != self._served:
+            self._served, self._pool_of = served, served.pool_of
 
     def _nodes(self) -> tuple[Node, ...]:
         return self._kubernetes.nodes()
@@ -374,7 +381,7 @@ class Announcer:
 
     def _surroundings(self) -> Surroundings:
         nodes = frozenset(address for node in self._nodes() for address in node.addresses)
-        return surroundings(self._world, self._options, nodes, self._served.pool_of)
+        return surroundings(self._world, self._options, nodes, self._pool_of)
 
     # -- what others tell --------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from lbctl.model import IPAddress, Owner
-from lbctl_l2.election import Claim, Member, NodeLink, Roll, Standing, elect, moves
+from lbctl_l2.election import Claim, Elector, Member, NodeLink, Roll, Standing, elect, moves
 from lbctl_l2.pool import Advertisement
 
 LAN = (NodeLink("eth0", (ip_network("192.0.2.0/24"), ip_network("198.51.100.0/24"))),)
@@ -147,3 +147,17 @@ def test_announcing_what_was_elected_changes_no_election(nodes: int, count: int)
     elected = elect(wanted, roll(found))
     again = elect(wanted, roll(announced(found, elected, 1.0)))
     assert {a: s.ranking for a, s in again.items()} == {a: s.ranking for a, s in elected.items()}
+
+
+@laws
+@given(seeds, st.integers(1, 10), st.integers(1, 40))
+def test_electing_again_and_again_says_the_same_as_once(random: Random, nodes: int, count: int):
+    elector, found, wanted = Elector("node-00"), members(nodes), services(count)
+    for at in range(6):
+        elected = elector.elect(wanted, roll(found))
+        assert elected == elect(wanted, roll(found), "node-00")
+        found = announced(found, elected, at)
+        victim = random.randrange(nodes)
+        changes = random.choice([{"alive": False}, {"settled": False}, {"draining": True}, {"gives": {BASE: "node-01"}}])
+        found[victim] = replace(found[victim], **changes)
+        wanted[random.randrange(count)] = replace(wanted[0], local=True, endpoints=frozenset({"node-01"}))
