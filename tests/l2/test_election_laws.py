@@ -158,6 +158,6 @@ def test_electing_again_and_again_says_the_same_as_once(random: Random, nodes: i
         assert elected == elect(wanted, roll(found), "node-00")
         found = announced(found, elected, at)
         victim = random.randrange(nodes)
-        changes = random.choice([{"alive": False}, {"settled": False}, {"draining": True}, {"gives": {BASE: "node-01"}}])
-        found[victim] = replace(found[victim], **changes)
+        ways = ({"alive": False}, {"settled": False}, {"draining": True}, {"gives": {BASE: "node-01"}})
+        found[victim] = replace(found[victim], **random.choice(ways))
         wanted[random.randrange(count)] = replace(wanted[0], local=True, endpoints=frozenset({"node-01"}))
