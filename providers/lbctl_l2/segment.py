@@ -17,7 +17,7 @@ import itertools
 import math
 import random
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from ipaddress import IPv6Address, ip_address, ip_interface
 
@@ -205,6 +205,13 @@ class Segment:
         order = msgspec.structs.replace(Order(ip_address(address), ranking), **more)
         self.orders[order.address] = order
         self.tell(*(self.nodes if told is None else told))
+
+    def order_all(self, rankings: Mapping[str, Iterable[str]]) -> None:
+        """Many orders at once."""
+        for address, ranking in rankings.items():
+            order = Order(ip_address(address), tuple(ranking))
+            self.orders[order.address] = order
+        self.tell()
 
     def withdraw(self, address: str) -> None:
         """No order for it any more."""

@@ -28,6 +28,9 @@ import math
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv6Address
+from sys import intern
+
+from msgspec import structs
 
 from lbctl_l2.packets import (
     BROADCAST,
@@ -332,7 +335,9 @@ class Machine:
             self.revision += 1
         elif address.order == order:
             return None
-        address.order, address.first, address.deferred, address.defences = order, "", "", 0
+        # A thousand rankings of a hundred names: keep each name once.
+        address.order = structs.replace(order, ranking=tuple(map(intern, order.ranking)))
+        address.first, address.deferred, address.defences = "", "", 0
         self._place(address)
         if order.periodic and address.state is State.SPEAKING and address.due == NEVER:
             self._at(address, self._now + order.periodic)
