@@ -32,7 +32,7 @@ def given(served: Supply, request: Request) -> tuple[IPAddress, ...]:
 
 @pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.glob("*.yaml") if "bgp" not in path.name))
 def test_every_layer_2_manifest_is_served_whole(name: str) -> None:
-    said = [document for document in yaml.safe_load_all((FOLDER / name).read_text())]
+    said = list(yaml.safe_load_all((FOLDER / name).read_text()))
     served = supply(name)
     assert all(problem.served for problem in served.problems)
     assert len(served.pools) + len(served.advertisements) == len(said)
