@@ -11,6 +11,7 @@ from tests.bench.goal import Measured, table
 
 PARTS: Mapping[str, Callable[[], Iterator[Measured]]] = {
     "calls": calls.measure, "plans": plans.measure, "cli": cli.measure, "arp": arp.measure,
+    "failover": failover.measure,
     "election": election.measure,
 }
 

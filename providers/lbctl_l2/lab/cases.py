@@ -17,8 +17,6 @@ from lbctl_l2.lab.rig import Lab, Mode
 from lbctl_l2.lab.stage import Stage, pause
 from lbctl_l2.lab.table import Row
 
-REST, START, BEFORE, AFTER = 0.5, 0.3, 1.0, 1.5
-"""Seconds: without a client, until the instruments run evenly, before the fault, after the fault as after its cure."""
 LAST = 0.3
 """Who answers in the last so many seconds is who announces at the end."""
 MARGIN = 0.1
@@ -32,7 +30,6 @@ class Case(NamedTuple):
 
     mode     how the client asks; `fresh` where a host that knows the way already would not notice
     goal     seconds at p99; 0: no gap
-    moves    the address is another node's afterwards
     metallb, tuned  its figures
     """
 
@@ -43,7 +40,24 @@ class Case(NamedTuple):
     goal: float
     metallb: str = "–"
     tuned: str = "–"
-    moves: bool = True
+
+
+class Pace(NamedTuple):
+    """Seconds of a trial.
+
+    rest    nobody asks anything, frames are counted; 0: they are not
+    start   until the instruments run evenly
+    before  the client is served as ever: the noise floor
+    after   from the fault to the cure, and from the cure to the end
+    """
+
+    rest: float = 0.5
+    start: float = 0.3
+    before: float = 1.0
+    after: float = 1.5
+
+
+PACE = Pace()
 
 
 class Trial(msgspec.Struct, frozen=True):
@@ -70,24 +84,24 @@ class Trial(msgspec.Struct, frozen=True):
     left: frozenset[str]
     end: frozenset[str]
     announced: int
-    frames: float
+    frames: float | None
     lost: int
 
 
-def trial(stage: Stage, case: Case) -> Trial:
+def trial(stage: Stage, case: Case, pace: Pace = PACE) -> Trial:
     """Let the fault of this case befall whoever holds the stage's first address, and then the cure."""
-    holder, frames = stage.holder, _count(stage.lab, REST)
+    holder, frames = stage.holder, _count(stage.lab, pace.rest)
     client, watch = stage.lab.ask(stage.addresses[0], case.mode), stage.lab.watch(stage.addresses[0])
     try:
-        pause(START)
+        pause(pace.start)
         client.take(), watch.take()
-        pause(BEFORE)
+        pause(pace.before)
         began = time.monotonic()
         case.fault(stage, holder)
-        pause(AFTER)
+        pause(pace.after)
         before = client.take(), watch.take()
         case.cure(stage, holder)
-        pause(AFTER)
+        pause(pace.after)
         return _judged(stage, case, holder, frames, began, *before, client.take(), watch.take())
     finally:
         client.close()
@@ -97,20 +111,21 @@ def trial(stage: Stage, case: Case) -> Trial:
 
 def row(case: Case, trials: Collection[Trial]) -> Row:
     """A case's line in the table."""
+    counted = [done.frames for done in trials if done.frames is not None]
     return Row(
         case=case.name,
         outages=tuple(done.outage for done in trials),
         goal=case.goal,
         floor=max(done.floor for done in trials),
-        frames=sum(done.frames for done in trials) / len(trials),
+        frames=sum(counted) / len(counted) if counted else None,
         metallb=case.metallb,
         tuned=case.tuned,
     )
 
 
 def _judged(
-    stage: Stage, case: Case, holder: str, frames: float, began: float, answers: Answers, seen: Seen, later: Answers,
-    healed: Seen,
+    stage: Stage, case: Case, holder: str, frames: float | None, began: float, answers: Answers, seen: Seen,
+    later: Answers, healed: Seen,
 ) -> Trial:  # fmt: skip
     address = stage.addresses[0]
     heir = (answers.nodes(began) or (holder,))[-1]
@@ -131,8 +146,10 @@ def _judged(
     )
 
 
-def _count(lab: Lab, seconds: float) -> float:
+def _count(lab: Lab, seconds: float) -> float | None:
     """Frames that a node sends in a second, on the average of all nodes."""
+    if not seconds:
+        return None
     before = [lab.frames(node) for node in lab.nodes]
     pause(seconds)
     after = [lab.frames(node) for node in lab.nodes]
@@ -216,7 +233,7 @@ def mass(stage: Stage, count: int) -> tuple[float, frozenset[str]]:
         began = time.monotonic()
         for node in dead:
             stage.speakers[node].send_all(signal.SIGKILL)
-        pause(AFTER)
+        pause(PACE.after)
         seen = watch.take()
     finally:
         watch.close()
@@ -226,5 +243,5 @@ def mass(stage: Stage, count: int) -> tuple[float, frozenset[str]]:
     back = [[said.heard for said in seen.announced(address, began) if said.node not in dead] for address in lost]
     if not all(back):
         dark = [str(address) for address, heard in zip(lost, back, strict=True) if not heard]
-        raise LabError(f"nobody has announced {', '.join(dark)} within {AFTER:g} s")
+        raise LabError(f"nobody has announced {', '.join(dark)} within {PACE.after:g} s")
     return max(min(heard) for heard in back) - began, frozenset(stage.lab.nodes) - dead
