@@ -24,7 +24,7 @@ class Look:
 
     def __init__(self, harness: Harness) -> None:
         self.kubernetes, self.now = harness.kubernetes, harness.now()
-        self.served = Served.read(self.kubernetes, harness.settings)
+        self.supply = Served(self.kubernetes, harness.settings).look()
         self.said = members.said(self.kubernetes.objects(leases.watch(self.kubernetes.home)))
         found: dict[Owner, LoadBalancer] = {}
         self.kubernetes.services(lambda owner, lb: found.__setitem__(owner, lb) if lb is not None else None)
@@ -55,14 +55,14 @@ class Look:
     def _claims(self, load_balancer: LoadBalancer) -> Iterator[Claim]:
         """Of Services whose addresses lie in our pools: whether they are ours, the controller has decided."""
         known = self.kubernetes.endpoints(load_balancer.owner)
-        return (c for c in election.claims(load_balancer, known) if self.served.pool_of(c.address))
+        return (c for c in election.claims(load_balancer, known) if self.supply.pool_of(c.address))
 
     def _roll(self) -> Roll:
         told = next(iter(self.said.values()), None)
         facts = told.facts if told else leases.Facts("")
         alive = members.by_clock(self.now)
         found = members.members(self.kubernetes.nodes(), self.said, alive, facts.drain_on, self.claims)
-        return Roll(found, self.served.adverts, self.served.pool_of, facts.ignores_exclusion)
+        return Roll(found, self.supply.advertisements, self.supply.pool_of, facts.ignores_exclusion)
 
 
 class Insight:

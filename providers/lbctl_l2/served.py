@@ -1,53 +1,50 @@
-"""What pools and advertisements say of announcing: which addresses, from which nodes and interfaces.  PURE.
+"""The pools and advertisements that a speaker goes by: read out of the cluster, and worked out when they change.
 
-The speaker asks it at every look, the command line once. It reads the custom resources as the controller does.
+The speaker asks it at every look, the command line once. What the objects mean `crds.py` says, as for the controller.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 
-import msgspec
+from lbctl.cluster import Kubernetes, Watch
+from lbctl_l2 import crds, state
+from lbctl_l2.crds import Found, Supply
 
-from lbctl.cluster import Kubernetes, Object, Watch
-from lbctl.model import IPAddress
-from lbctl_l2 import state
-from lbctl_l2.pool import Advertisement, Pool
-from lbctl_l2.ranges import parse
-
-POOLS = Watch("addresspools", "lbctl.io", "v1alpha1")
-ADVERTS = Watch("l2advertisements", "lbctl.io", "v1alpha1")
+METALLB = ("ipaddresspools", "l2advertisements")
+"""What of MetalLB's configuration says who announces."""
 
 
-class Served(msgspec.Struct, frozen=True):
-    """Pools and what is said of announcing them."""
-
-    pools: tuple[Pool, ...] = ()
-    adverts: tuple[Advertisement, ...] = ()
-
-    @staticmethod
-    def watches(_settings: Mapping[str, str]) -> Sequence[Watch]:
-        """What it is read from."""
-        return (POOLS, ADVERTS)
-
-    @staticmethod
-    def read(kubernetes: Kubernetes, _settings: Mapping[str, str]) -> "Served":
-        """As the cluster says it now."""
-        adverts = (Advertisement(o.name, interfaces=tuple(o.spec.get("interfaces") or ())) for o in kubernetes.objects(ADVERTS))
-        return Served(tuple(map(_pool, kubernetes.objects(POOLS))), tuple(adverts))
-
-    def pool_of(self, address: IPAddress) -> str:
-        """Whose address it is; "" if it is no pool's."""
-        return next((pool.name for pool in self.pools if pool.covers(address)), "")
-
-    @property
-    def ranges(self) -> tuple[state.Range, ...]:
-        """The pools, as they are kept on disk."""
-        return tuple(self._ranges())
-
-    def _ranges(self) -> Iterator[state.Range]:
-        for pool in self.pools:
-            for part in pool.ranges:
-                yield state.Range(pool.name, str(part.address(part.first)), str(part.address(part.last)))
+def watches(settings: Mapping[str, str]) -> Sequence[Watch]:
+    """What is read of the cluster. MetalLB's only where its namespace is named."""
+    namespace = settings.get("metallb-namespace", "metallb-system")
+    theirs = [watch for watch in crds.metallb(namespace) if watch.plural in METALLB] if namespace else []
+    return (crds.ADDRESS_POOLS, crds.L2_ADVERTISEMENTS, *theirs)
 
 
-def _pool(item: Object) -> Pool:
-    return Pool(item.name, tuple(parse(text) for text in item.spec.get("addresses", ())))
+class Served:
+    """What is served as of the last look. The same value stays the same object."""
+
+    def __init__(self, kubernetes: Kubernetes, settings: Mapping[str, str]) -> None:
+        self._kubernetes, self._watches = kubernetes, watches(settings)
+        texts = [text.strip() for text in settings.get("addresses", "").split(",") if text.strip()]
+        self._plain, _ = crds.manifests(texts)
+        self._found: tuple[Found, ...] | None = None
+        self.supply: Supply = crds.NOTHING
+
+    def look(self) -> Supply:
+        """As the cluster says it now. Of what cannot be read the last good version is served."""
+        found = (*crds.read(self._kubernetes.objects, self._watches), *self._plain)
+        if found != self._found:
+            fresh = crds.supply(found, self.supply)
+            self._found, self.supply = found, fresh if fresh != self.supply else self.supply
+        return self.supply
+
+
+def ranges(supply: Supply) -> tuple[state.Range, ...]:
+    """The pools, as they are kept on disk."""
+    return tuple(_ranges(supply))
+
+
+def _ranges(supply: Supply) -> Iterator[state.Range]:
+    for pool in supply.pools:
+        for part in pool.ranges:
+            yield state.Range(pool.name, str(part.address(part.first)), str(part.address(part.last)))

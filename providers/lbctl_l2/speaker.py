@@ -25,10 +25,11 @@ from lbctl.provider import Desired, Figure, Harness, Observation, Scope
 from lbctl_l2 import checks, election, leases, members, netlink
 from lbctl_l2.channel import DataPlane, Log, clock
 from lbctl_l2.checks import Surroundings
+from lbctl_l2.crds import Supply
 from lbctl_l2.election import Claim, Roll, Standing
 from lbctl_l2.leases import Facts, Problem, Said, SaidConflict, SaidLink
 from lbctl_l2.options import Options, options
-from lbctl_l2.served import Served
+from lbctl_l2.served import Served, ranges, watches
 from lbctl_l2.state import File, State
 from lbctl_l2.values import IPNetwork, Link, Order, Peer, Report, Timing
 from lbctl_l2.values import State as Doing
@@ -217,8 +218,9 @@ class Announcer:
         self._roll_given: Resource | None = self._roll(resumed.peers)
         self._peers = resumed.peers
         self._around: Surroundings | None = None
-        self._served = Served()
-        self._pool_of = self._served.pool_of
+        self._served = Served(self._kubernetes, harness.settings)
+        self._supply = self._served.supply
+        self._pool_of = self._supply.pool_of
         self._elector = election.Elector(self._me)
         self._leases: dict[str, Object] = {}
         self._elected: dict[IPAddress, Standing] = {}
@@ -234,7 +236,7 @@ class Announcer:
 
     def observe(self, scope: Scope) -> Observation:
         """The orders as they were given; and who is where, whom the election is among, and how it ends."""
-        self._use(Served.read(self._kubernetes, self._harness.settings))
+        self._use(self._served.look())
         self.wanted = tuple(cast("Iterable[Claim]", scope.shares))
         self.roll = roll = self.make_roll()
         self._elected = elected = self._elector.elect(self.wanted, roll)
@@ -267,7 +269,7 @@ class Announcer:
     def adopts(self, status: Sequence[Ingress]) -> bool:
         """Addresses of our pools are ours to announce, whoever wrote them there."""
         found = [election.address(entry.ip) for entry in status]
-        return bool(found) and all(item is not None and bool(self._served.pool_of(item)) for item in found)
+        return bool(found) and all(item is not None and bool(self._pool_of(item)) for item in found)
 
     def apply(self, changes: Sequence[Change]) -> Sequence[Resource | Exception | None]:
         """Gives the data plane its orders, all that there are: it sees itself what is new."""
@@ -315,7 +317,7 @@ class Announcer:
         self._plane.orders(orders.values(), self._peers)
         self._keeper.keep(
             State(
-                self._me, self._harness.cluster_id, tuple(orders.values()), self._peers, self._served.ranges,
+                self._me, self._harness.cluster_id, tuple(orders.values()), self._peers, ranges(self._supply),
                 tuple(sorted(map(str, around.nodes))), owners,
             )
         )  # fmt: skip
@@ -350,12 +352,12 @@ class Announcer:
         chosen = self._options
         found = members.members(self._nodes(), self._said(), self._alive, chosen.drain_on, self.wanted)
         here = tuple(self._myself(member) if member.name == self._me else member for member in found)
-        return Roll(here, self._served.adverts, self._pool_of, chosen.ignore_excluded)
+        return Roll(here, self._supply.advertisements, self._pool_of, chosen.ignore_excluded)
 
-    def _use(self, served: Served) -> None:
-        """The same value stays the same object: what was worked out from it holds."""
-        if served != self._served:
-            self._served, self._pool_of = served, served.pool_of
+    def _use(self, supply: Supply) -> None:
+        """What was worked out from the same pools holds."""
+        if supply is not self._supply:
+            self._supply, self._pool_of = supply, supply.pool_of
 
     def _nodes(self) -> tuple[Node, ...]:
         return self._kubernetes.nodes()
@@ -390,7 +392,7 @@ class Announcer:
         kubernetes, watch = self._kubernetes, leases.watch(self._kubernetes.home)
         kubernetes.follow(watch, self._lease_changed)
         kubernetes.follow_nodes(lambda: self._harness.again(None))
-        for watched in Served.watches(self._harness.settings):
+        for watched in watches(self._harness.settings):
             kubernetes.follow(watched, lambda _before, _now: self._harness.again(None))
         self._keeper.start()
 
