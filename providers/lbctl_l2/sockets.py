@@ -5,7 +5,7 @@ of the host, sent ones too. A filter in the kernel lets through what was sent to
 IPv6 only neighbour discovery: other traffic never wakes the process. A VLAN-tagged frame without a VLAN interface here
 is marked as somebody else's by the kernel, as are frames that a promiscuous card picks up, and our own as outgoing.
 
-CAP_NET_RAW is all that is needed. An interface that fails (ENETDOWN, ENXIO, …) loses its sockets until it is back; no
+CAP_NET_RAW is all that is needed. An interface that fails (ENXIO, ENODEV, …) loses its sockets until it is back; no
 error of a socket ends anything else.
 
 Sources: packet(7), ipv6(7), linux/filter.h, linux/if_packet.h, Documentation/networking/filter.rst.
@@ -123,11 +123,10 @@ class Sockets:
         return len(self._ports) == 2 * len(self._links)
 
     def set_links(self, links: Iterable[Link]) -> None:
-        """Opens what is new and closes what is gone; another name or MAC is another link."""
+        """Opens what is new and closes what is gone. Ports are bound to the index, whatever the name."""
         wanted = {link.index: link for link in links}
         for port in self.ports:
-            old, new = self._links[port.link], wanted.get(port.link)
-            if new is None or (old.name, old.mac) != (new.name, new.mac):
+            if port.link not in wanted:
                 self._close(port)
         for index in self._groups.keys() - wanted.keys():
             for group in tuple(self._groups[index]):
@@ -217,9 +216,12 @@ class Sockets:
         port.socket.close()
 
     def _failed(self, port: Port, error: OSError) -> None:
-        """A queue that is full and a frame that is too long say nothing about the port; anything else ends it."""
+        """Ends a port, unless it is a queue that is full, a frame that is too long, or an interface that was down:
+
+        the kernel binds the socket again when that is up (packet(7), NETDEV_UP), so a hole need not become longer.
+        """
         self._count(error)
-        if error.errno not in (errno.EAGAIN, errno.ENOBUFS, errno.EMSGSIZE):
+        if error.errno not in (errno.EAGAIN, errno.ENOBUFS, errno.EMSGSIZE, errno.ENETDOWN):
             self._close(port)
 
     def _count(self, error: OSError) -> None:

@@ -20,7 +20,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     mine = [item for item in items if item.path.parent == _HERE]
     reason = mine and not os.environ.get("CI") and missing()
     for item in mine:
-        item.add_marker(pytest.mark.xdist_group("lab"))
+        item.add_marker(pytest.mark.xdist_group("packets"))
         if reason:
             item.add_marker(pytest.mark.skip(reason=f"{len(mine)} packet tests left out: {reason}"))
 

@@ -148,7 +148,8 @@ def test_n8_two_addresses_of_one_group_share_it_until_both_are_released(segment,
 
 def test_n8_the_card_lets_the_group_in(segment, speaker):
     with inside(segment.node.name), open("/proc/thread-self/net/dev_mcast") as listed:
-        assert "3333ff000100" in listed.read()
+        users = [int(line.split()[2]) for line in listed if line.split()[4] == "3333ff000100"]
+    assert users == [2]  # One for packet(7), one for MLD.
 
 
 def test_n9_a_unicast_solicitation_without_option_is_answered(segment, answered, question):

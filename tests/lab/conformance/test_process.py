@@ -110,6 +110,7 @@ def test_a_process_that_stood_still_reads_nothing_of_before(segment, speaker, st
     speaker.wait(lambda: speaker.plane.report().counters.frozen == 1)
     speaker.wait_for(VIP, State.SPEAKING)
     assert speaker.addresses()[VIP].requests == 0
+    assert int(speaker.logs[0].fields["discarded"]) >= 20
     still_answers()
 
 
