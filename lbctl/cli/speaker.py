@@ -100,6 +100,7 @@ class Speakers:
         self._cluster: Cluster | None = None
         self._desk: Desk | None = None
         self._recorder: Recorder | None = None
+        self.port = 0
         # What is wrong with the configuration is said before anything is announced.
         self._client = session.client(lambda call: observe(call))
         observe = self._metrics.kubernetes_call(self._client.server)
@@ -118,6 +119,7 @@ class Speakers:
         listen = config.listen if "listen" in config.origins else LISTEN
         probes = Probes(listen, live=self._live, ready=self._ready, metrics=self._metrics.text) if listen else None
         if probes is not None:
+            self.port = probes.port
             probes.start()
         try:
             self._work()
