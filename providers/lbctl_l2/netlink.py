@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from lbctl_l2.wire import Link
+from lbctl_l2.values import Link
 
 # Where pods, tunnels and other software make interfaces of their own: MetalLB's list (manifests, excludel2.yaml).
 EXCLUDED = (

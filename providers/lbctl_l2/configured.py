@@ -1,0 +1,93 @@
+"""What the administrator says of pools and advertisements: the cluster's objects, a file, and plain ranges.
+
+The controller asks `look` at every pass, `lbctl pools` once. What the objects mean `crds.py` says. Of what cannot be
+read the last good version is served, and the same value stays the same object, so that only what changed costs work.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from lbctl.cluster import Kubernetes, Object, Watch
+from lbctl.errors import SettingsError
+from lbctl_l2 import crds
+from lbctl_l2.crds import Found, Problem, Supply
+
+NOWHERE = "none"
+"""The `metallb-namespace` of who wants none of it read."""
+
+FILE_BYTES = 4 * 1024 * 1024
+
+
+def watches(settings: Mapping[str, str]) -> tuple[Watch, ...]:
+    """What is read of the cluster: our own sorts, and MetalLB's in its namespace."""
+    namespace = settings.get("metallb-namespace", "metallb-system")
+    theirs = crds.metallb(namespace) if namespace not in ("", NOWHERE) else ()
+    return (crds.ADDRESS_POOLS, crds.L2_ADVERTISEMENTS, *theirs)
+
+
+class Configured:
+    """Pools and advertisements as of the last look. Raises `SettingsError` where a setting cannot be read."""
+
+    def __init__(self, kubernetes: Kubernetes, settings: Mapping[str, str]) -> None:
+        self._kubernetes, self.watches = kubernetes, watches(settings)
+        self._said, self._misread = _said(settings)
+        self._found: tuple[Found, ...] | None = None
+        self.supply = crds.NOTHING
+
+    def look(self) -> Supply:
+        """As it is said now."""
+        found = (*crds.read(self._kubernetes.objects, self.watches), *self._said)
+        if found != self._found:
+            fresh = crds.supply(found, self.supply)
+            fresh = msgspec.structs.replace(fresh, problems=(*self._misread, *fresh.problems))
+            self._found, self.supply = found, fresh if fresh != self.supply else self.supply
+        return self.supply
+
+    def objects(self, watch: Watch) -> Iterator[Object]:
+        """The cluster's objects of this sort, as of the last look."""
+        return (item for sort, item in self._found or () if sort == watch and item.uid)
+
+
+def _said(settings: Mapping[str, str]) -> tuple[tuple[Found, ...], tuple[Problem, ...]]:
+    """What the settings say of pools. A range that cannot be read is an error here: nobody would see it elsewhere."""
+    plain = _plain(settings)
+    found, problems = crds.manifests(_documents(settings.get("pools", "")))
+    wrong = [problem for problem in crds.supply(plain).problems if not problem.served]
+    if wrong:
+        raise SettingsError(f"--l2-addresses cannot be used: {wrong[0].message}")
+    return (*plain, *found), problems
+
+
+def _plain(settings: Mapping[str, str]) -> tuple[Found, ...]:
+    texts = [text.strip() for text in settings.get("addresses", "").split(",") if text.strip()]
+    found, _ = crds.manifests(texts)
+    rest = _cooldown(settings)
+    return tuple((watch, _resting(item, rest) if watch == crds.ADDRESS_POOLS else item) for watch, item in found)
+
+
+def _resting(item: Object, rest: timedelta) -> Object:
+    return msgspec.structs.replace(item, spec={**item.spec, "cooldownSeconds": int(rest.total_seconds())})
+
+
+def _cooldown(settings: Mapping[str, str]) -> timedelta:
+    text = settings.get("cooldown", "300")
+    if not text.isdecimal() or len(text) > 9:
+        raise SettingsError(f"--l2-cooldown is {text!r}: give a number of seconds")
+    return timedelta(seconds=int(text))
+
+
+def _documents(path: str) -> Sequence[Any]:
+    """The documents of the pools' file. Files that people write: YAML without tags, of a bounded size."""
+    if not path:
+        return ()
+    try:
+        if Path(path).stat().st_size > FILE_BYTES:
+            raise SettingsError(f"--l2-pools {path} is larger than {FILE_BYTES // 2**20} MiB: split the pools' file")
+        return tuple(yaml.safe_load_all(Path(path).read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingsError(f"--l2-pools {path} cannot be read: {error}") from error
