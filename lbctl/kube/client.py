@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
@@ -23,6 +23,9 @@ from lbctl.errors import CredentialsError, LbctlError, Refused, Retry, SettingsE
 from lbctl.kube.objects import Status
 from lbctl.kube.postponed import postponed
 from lbctl.provider import Call, ignore
+
+if TYPE_CHECKING:
+    from lbctl.kube.wire import Answer, Wire
 
 JSON = "application/json"
 STRATEGIC = "application/strategic-merge-patch+json"
@@ -34,6 +37,16 @@ WAYS = (
     "give --kubeconfig FILE or set KUBECONFIG, put one at ~/.kube/config, "
     "run inside a cluster, or start `lbctl sandbox`"
 )
+
+
+class Reply(Protocol):
+    """What an answer has, whole or as a stream."""
+
+    @property
+    def status(self) -> int: ...
+
+
+R = TypeVar("R", bound=Reply)
 
 
 class ApiError(LbctlError):
@@ -187,6 +200,7 @@ class Client:
         self._writing = 0
         self._agent = f"lbctl/{__version__} ({component})"
         self.server: str = api.configuration.host
+        self._wire = _wire(api.configuration)
 
     @classmethod
     def from_config(
@@ -224,12 +238,16 @@ class Client:
         """The body of the answer. Raises `ApiError` for every answer but 2xx, `Unavailable` for none."""
         data = body if body is None or isinstance(body, bytes) else msgspec.json.encode(body)
         seconds = timeout or self._timeout
+        headers = self._headers(content_type if body is not None else None)
+
+        def send() -> "Answer":
+            return self._wire.send(method, _target(path, params), data, headers, min(_CONNECT, seconds), seconds)
+
         with self._counted(method):
-            response = self._send(method, path, data, content_type, params, (min(_CONNECT, seconds), seconds))
-        answer: bytes = response.data
+            response = self._observed(method.lower(), send)
         if not 200 <= response.status < 300:
-            raise error(response.status, answer, response.headers.get("Retry-After"))
-        return answer
+            raise error(response.status, response.data, response.retry_after)
+        return response.data
 
     @contextmanager
     def _counted(self, method: str) -> Iterator[None]:
@@ -254,7 +272,16 @@ class Client:
 
     def stream(self, path: str, params: Mapping[str, str], timeout: float) -> Stream:
         """Open a watch. `timeout` is for how many seconds it may be silent. Raises as `request` does."""
-        response = self._send("GET", path, None, JSON, params, (_CONNECT, timeout), preload=False, operation="watch")
+        from urllib3 import Timeout
+
+        url, headers = f"{self.server}{_target(path, params)}", self._headers(None)
+        how = {"preload_content": False, "retries": False, "redirect": False}
+        limits = Timeout(connect=_CONNECT, read=timeout)
+
+        def send() -> Any:
+            return self._api.rest_client.pool_manager.request("GET", url, headers=headers, timeout=limits, **how)
+
+        response = self._observed("watch", send)
         if response.status != 200:
             raise error(response.status, _beginning(response), response.headers.get("Retry-After"))
         return Stream(response)
@@ -262,31 +289,17 @@ class Client:
     def close(self) -> None:
         """Close idle connections."""
         self._api.rest_client.pool_manager.clear()
+        self._wire.close()
 
-    def _send(
-        self,
-        method: str,
-        path: str,
-        body: bytes | None,
-        content_type: str,
-        params: Mapping[str, str] | None,
-        timeout: tuple[float, float],
-        preload: bool = True,
-        operation: str = "",
-    ) -> Any:
-        from urllib3 import Timeout
+    def _observed(self, operation: str, send: Callable[[], R]) -> R:
+        """The answer, told of before and after. Raises `Unavailable` for none."""
         from urllib3.exceptions import HTTPError
 
-        call = Call("kubernetes", operation or method.lower())
-        url = f"{self.server}{path}{'?' + urlencode(params) if params else ''}"
-        headers = self._headers(content_type if body is not None else None)
+        call = Call("kubernetes", operation)
         self._observe(call)
         started = self._clock()
         try:
-            response = self._api.rest_client.pool_manager.request(
-                method, url, body=body, headers=headers, preload_content=preload, retries=False, redirect=False,
-                timeout=Timeout(connect=timeout[0], read=timeout[1]),
-            )  # fmt: skip
+            response = send()
         except (HTTPError, OSError) as broken:
             self._observe(msgspec.structs.replace(call, code="no-answer", seconds=self._clock() - started))
             message = f"no answer from the API server at {self.server}: {_plain(broken)}"
@@ -308,6 +321,10 @@ class Client:
                 message = f"the credentials for {self.server} cannot be read ({broken}): see that the token is there"
                 raise Unavailable(message, reason="kubernetes-unavailable") from broken
         return headers
+
+
+def _target(path: str, params: Mapping[str, str] | None) -> str:
+    return f"{path}?{urlencode(params)}" if params else path
 
 
 def _beginning(response: Any) -> bytes:
@@ -334,6 +351,7 @@ class Official(NamedTuple):
     api_client: type[Any]
     configuration: type[Any]
     config: Any
+    rest: Any
 
 
 @cache
@@ -355,7 +373,14 @@ def _import_official() -> Official:
     vars(sys.modules["kubernetes.client"]).update(ApiClient=ApiClient, Configuration=Configuration)
     import kubernetes.config
 
-    return Official(ApiClient, Configuration, kubernetes.config)
+    return Official(ApiClient, Configuration, kubernetes.config, kubernetes.client.rest)
+
+
+def _wire(configuration: Any) -> "Wire":
+    """A second set of connections, of the same settings, for everything but watches."""
+    from lbctl.kube.wire import Wire
+
+    return Wire(official().rest.RESTClientObject(configuration).pool_manager, configuration.host)
 
 
 def _configuration(kubeconfig: str | None, context: str | None, environ: Mapping[str, str]) -> Any:
