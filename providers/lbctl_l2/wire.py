@@ -21,17 +21,13 @@ Two whose orders differ may both think that they come first. That ends with the 
 the one with the lesser fingerprint defers after its third defence.
 """
 
-import enum
 import heapq
 import itertools
-import math
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv6Address
-from sys import intern
 
-from msgspec import structs
-
+from lbctl_l2.address import ANSWERING, NEVER, TRYING, Address, Rank, carries, same_voice
 from lbctl_l2.packets import (
     BROADCAST,
     Advertisement,
@@ -87,61 +83,6 @@ BATCH = 0.02
 """Seconds between two reconsiderations of all addresses because somebody came or changed: deaths do not wait."""
 PATIENCE = 3
 """After so many defences against the same speaker, the one with the lesser fingerprint defers."""
-NEVER = math.inf
-
-_ANSWERING = (State.SPEAKING, State.YIELDING)
-_TRYING = (State.ASKING, State.PROBING)
-
-
-class _Rank(enum.IntEnum):
-    """What comes before the place in the ranking."""
-
-    SETTLED = 0
-    UNSETTLED = 1
-    LEAVING = 2
-    UNRANKED = 3
-
-
-class _Address:
-    """One address: its order, and how far we are with it.
-
-    due         when something must be done for it; `NEVER`: nothing is pending
-    first       who came first when it was last judged
-    holder      who was last heard announcing it, or answering for it
-    seen        somebody has announced it, so that it needs no duplicate probe
-    links       where it is announced and answered for: allowed, up, and able to carry its family
-    judged      the links that decide who lives: those with a network that contains it, else all allowed
-    able        one of the judged links is up
-    questions   still to be asked
-    round       the next of `Timing.rounds`, counted from `announced`
-    """
-
-    __slots__ = (
-        "able", "announced", "defences", "defended", "deferred", "due", "first", "gratuitous", "groups",
-        "holder", "judged", "links", "lost_links", "order", "packed", "questions", "replies", "requests", "round",
-        "seen", "since", "state", "v6",
-    )
-
-    def __init__(self, order: Order, now: float) -> None:
-        self.order = order
-        self.packed = order.address.packed
-        self.v6 = order.address.version == 6
-        self.state, self.since, self.due = State.STANDBY, now, NEVER
-        self.first = self.deferred = ""
-        self.holder, self.seen = "", False
-        self.links: dict[int, Link] = {}
-        self.judged: frozenset[int] = frozenset()
-        self.able = False
-        self.lost_links: float | None = None
-        self.groups: set[tuple[int, bytes]] = set()
-        self.questions = self.round = self.defences = 0
-        self.announced = self.defended = -NEVER
-        self.requests = self.replies = self.gratuitous = 0
-
-    def place(self, name: str) -> int:
-        """The place in the ranking; behind all if it has none."""
-        ranking = self.order.ranking
-        return ranking.index(name) if name in ranking else len(ranking)
 
 
 class Machine:
@@ -152,19 +93,19 @@ class Machine:
         self._me, self._node, self._timing = me, fingerprint(me, 8), timing
         self._out: list[Out] = []
         self._roll = Roll(me, cluster, timing, now, self._send)
-        self._addresses: dict[IPAddress, _Address] = {}
-        self._index: dict[bytes, _Address] = {}
+        self._addresses: dict[IPAddress, Address] = {}
+        self._index: dict[bytes, Address] = {}
         self._links: dict[int, Link] = {}
         self._macs: frozenset[bytes] = frozenset()
         self._groups: Counter[tuple[int, bytes]] = Counter()
-        self._heap: list[tuple[float, int, _Address]] = []
+        self._heap: list[tuple[float, int, Address]] = []
         self._order_of_due = itertools.count()
         self._conflicts: OrderedDict[tuple[bytes, bytes], Conflict] = OrderedDict()
         self._counts: Counter[str] = Counter()
         self._dropped: Counter[str] = Counter()
         self._dark = 0.0
         self._speaking = 0
-        self._living: dict[frozenset[int], dict[str, _Rank]] = {}
+        self._living: dict[frozenset[int], dict[str, Rank]] = {}
         self._reconsider, self._reconsidered = NEVER, -NEVER
         self._now, self._deaf = now, -NEVER
         self._settles, self._leaves, self._left = now + timing.settle, NEVER, False
@@ -277,13 +218,13 @@ class Machine:
     # -- what I am --
 
     @property
-    def _rank(self) -> _Rank:
+    def _rank(self) -> Rank:
         if self._leaves != NEVER:
-            return _Rank.LEAVING
-        return _Rank.UNSETTLED if self._settles != NEVER else _Rank.SETTLED
+            return Rank.LEAVING
+        return Rank.UNSETTLED if self._settles != NEVER else Rank.SETTLED
 
     def _flag(self) -> None:
-        flags = {_Rank.LEAVING: Flag.LEAVING, _Rank.UNSETTLED: Flag.UNSETTLED}.get(self._rank, 0)
+        flags = {Rank.LEAVING: Flag.LEAVING, Rank.UNSETTLED: Flag.UNSETTLED}.get(self._rank, 0)
         flags |= 0 if self._speaking else Flag.IDLE
         if flags != self._roll.my_flags:
             self._roll.my_flags = flags
@@ -326,24 +267,22 @@ class Machine:
 
     # -- orders and links --
 
-    def _take(self, order: Order) -> _Address | None:
+    def _take(self, order: Order) -> Address | None:
         """A new or changed order; None if it is as it was."""
         address = self._addresses.get(order.address)
         if address is None:
-            address = self._addresses[order.address] = _Address(order, self._now)
+            address = self._addresses[order.address] = Address(order, self._now)
             self._index[address.packed] = address
             self.revision += 1
-        elif address.order == order:
+        elif address.order is order or address.order == order:
             return None
-        # A thousand rankings of a hundred names: keep each name once.
-        address.order = structs.replace(order, ranking=tuple(map(intern, order.ranking)))
-        address.first, address.deferred, address.defences = "", "", 0
+        address.order, address.first, address.deferred, address.defences = order, "", "", 0
         self._place(address)
         if order.periodic and address.state is State.SPEAKING and address.due == NEVER:
             self._at(address, self._now + order.periodic)
         return address
 
-    def _forget(self, address: _Address) -> None:
+    def _forget(self, address: Address) -> None:
         self._become(address, State.STANDBY)
         for key in address.groups:
             self._unlisten(key)
@@ -351,16 +290,16 @@ class Machine:
         del self._addresses[address.order.address], self._index[address.packed]
         self.revision += 1
 
-    def _place(self, address: _Address) -> None:
+    def _place(self, address: Address) -> None:
         """Where the address is announced, and which links decide. A link that is new to it hears of it at once."""
         only, target = address.order.interfaces, address.order.address
         allowed = [link for link in self._links.values() if only is None or link.name in only]
         homes = [link for link in allowed if any(target in own.network for own in link.addresses)] or allowed
-        usable = {link.index: link for link in allowed if _carries(link, address.v6)}
+        usable = {link.index: link for link in allowed if carries(link, address.v6)}
         before, address.judged = address.links, frozenset(link.index for link in homes if link.index in usable)
         address.able = bool(address.judged)
         address.links = usable if address.able else {}
-        late = [link for link in address.links.values() if not _same_voice(link, before.get(link.index))]
+        late = [link for link in address.links.values() if not same_voice(link, before.get(link.index))]
         if not address.able:
             self._darken(address)
         elif address.state is State.NO_LINK:
@@ -369,12 +308,12 @@ class Machine:
             self._announce(address, late)
         self._listen(address)
 
-    def _darken(self, address: _Address) -> None:
+    def _darken(self, address: Address) -> None:
         if address.state is not State.NO_LINK:
-            address.lost_links = self._now if address.state in _ANSWERING else None
+            address.lost_links = self._now if address.state in ANSWERING else None
             self._become(address, State.NO_LINK)
 
-    def _resume(self, address: _Address) -> None:
+    def _resume(self, address: Address) -> None:
         """The link is back. After a short while nobody has noticed; after a longer one, another has taken over."""
         spoke, address.lost_links = address.lost_links, None
         address.first = ""
@@ -385,7 +324,7 @@ class Machine:
             self._speak(address)
         elif address.holder == self._me:
             address.holder = ""
-            if self._rank is not _Rank.UNSETTLED:
+            if self._rank is not Rank.UNSETTLED:
                 self._unsettle()
 
     # -- who comes first --
@@ -438,20 +377,20 @@ class Machine:
                 address.announced, address.round = again, 0
                 self._at(address, again)
 
-    def _rank_of(self, name: str) -> _Rank:
+    def _rank_of(self, name: str) -> Rank:
         """As it says itself."""
         if name == self._me:
             return self._rank
         speaker = self._roll.speaker(name)
         flags = speaker.flags if speaker else 0
         if flags & Flag.LEAVING:
-            return _Rank.LEAVING
-        return _Rank.UNSETTLED if flags & Flag.UNSETTLED else _Rank.SETTLED
+            return Rank.LEAVING
+        return Rank.UNSETTLED if flags & Flag.UNSETTLED else Rank.SETTLED
 
-    def _lives(self, name: str, address: _Address) -> bool:
+    def _lives(self, name: str, address: Address) -> bool:
         return address.able if name == self._me else self._roll.alive(name, address.judged)
 
-    def _first(self, address: _Address) -> str:
+    def _first(self, address: Address) -> str:
         """Who ought to speak: the best of the living; "" if nobody lives."""
         if address.deferred:
             if self._lives(address.deferred, address):
@@ -460,49 +399,49 @@ class Machine:
         living = self._living.get(address.judged)
         if living is None:
             living = self._living[address.judged] = self._ranks(address.judged)
-        best, best_rank = "", _Rank.UNRANKED
+        best, best_rank = "", Rank.UNRANKED
         for name in address.order.ranking:
             rank = living.get(name)
             if rank is None:
                 continue
-            if rank is _Rank.UNSETTLED and name == address.holder:
-                rank = _Rank.SETTLED
-            if rank is _Rank.LEAVING and name not in (self._me, address.holder):
+            if rank is Rank.UNSETTLED and name == address.holder:
+                rank = Rank.SETTLED
+            if rank is Rank.LEAVING and name not in (self._me, address.holder):
                 continue  # It takes nothing any more.
             if rank < best_rank:
                 best, best_rank = name, rank
-            if rank is _Rank.SETTLED:
+            if rank is Rank.SETTLED:
                 break
         return best
 
-    def _ranks(self, judged: frozenset[int]) -> dict[str, _Rank]:
+    def _ranks(self, judged: frozenset[int]) -> dict[str, Rank]:
         """Who lives, as heard on these links, and as what; kept until something changes."""
         names = [speaker.name for speaker in self._roll.speakers() if self._roll.alive(speaker.name, judged)]
         return {name: self._rank_of(name) for name in (*names, *([self._me] if judged else []))}
 
-    def _better(self, name: str, address: _Address, answered: bool = False) -> bool:
+    def _better(self, name: str, address: Address, answered: bool = False) -> bool:
         """Whether this peer comes before me. One that answers holds the address: then it is as good as settled."""
         theirs, mine = self._rank_of(name), self._rank
-        if answered and theirs is _Rank.UNSETTLED:
-            theirs = _Rank.SETTLED
+        if answered and theirs is Rank.UNSETTLED:
+            theirs = Rank.SETTLED
         ranking = address.order.ranking
-        theirs = theirs if name in ranking else _Rank.UNRANKED
-        mine = mine if self._me in ranking else _Rank.UNRANKED
+        theirs = theirs if name in ranking else Rank.UNRANKED
+        mine = mine if self._me in ranking else Rank.UNRANKED
         return (theirs, address.place(name)) < (mine, address.place(self._me))
 
-    def _doubtful(self, address: _Address) -> bool:
+    def _doubtful(self, address: Address) -> bool:
         """Whether somebody better, or who held it, is merely unheard, so that the wire must be asked."""
-        if self._rank is _Rank.UNSETTLED:
+        if self._rank is Rank.UNSETTLED:
             return True
         before = address.order.ranking[:address.place(self._me)]
-        return any(not self._lives(name, address) and self._rank_of(name) is not _Rank.LEAVING
+        return any(not self._lives(name, address) and self._rank_of(name) is not Rank.LEAVING
                    for name in (*before, address.holder) if name)
 
     def _judge_all(self) -> None:
         for address in self._addresses.values():
             self._judge(address)
 
-    def _judge(self, address: _Address) -> None:
+    def _judge(self, address: Address) -> None:
         """Bring the address's state in line with who comes first."""
         before, address.first = address.first, self._first(address)
         state = address.state
@@ -516,18 +455,18 @@ class Machine:
         elif state is State.STANDBY and (before != self._me or address.due == NEVER):
             self._begin(address)
 
-    def _stand_back(self, address: _Address) -> None:
+    def _stand_back(self, address: Address) -> None:
         if address.state is State.SPEAKING:
             self._become(address, State.YIELDING)
             self._at(address, self._now + self._timing.handover)
-            if self._rank is not _Rank.LEAVING and address.first:
+            if self._rank is not Rank.LEAVING and address.first:
                 self._ask(address)
         elif address.state is not State.YIELDING:
             self._become(address, State.STANDBY)
 
-    def _begin(self, address: _Address) -> None:
+    def _begin(self, address: Address) -> None:
         """I come first, and do not answer yet."""
-        if self._rank is _Rank.LEAVING:
+        if self._rank is Rank.LEAVING:
             return
         if address.order.probe and not address.seen:
             self._become(address, State.PROBING)
@@ -545,14 +484,14 @@ class Machine:
 
     # -- what is due --
 
-    def _at(self, address: _Address, when: float) -> None:
+    def _at(self, address: Address, when: float) -> None:
         address.due = when
         if when != NEVER:
             heapq.heappush(self._heap, (when, next(self._order_of_due), address))
 
-    def _act(self, address: _Address) -> None:
+    def _act(self, address: Address) -> None:
         """What is pending for this address is due."""
-        if address.state in _TRYING:
+        if address.state in TRYING:
             self._try(address)
         elif address.state is State.SPEAKING:
             self._announce_round(address)
@@ -561,7 +500,7 @@ class Machine:
         else:
             self._retry(address)
 
-    def _try(self, address: _Address) -> None:
+    def _try(self, address: Address) -> None:
         """Ask once more; after the last question's silence, the address is free."""
         if not address.questions:
             self._take_over(address)
@@ -570,7 +509,7 @@ class Machine:
         self._ask(address)
         self._at(address, self._now + (self._timing.ask if address.state is State.ASKING else self._timing.probe))
 
-    def _yield_on(self, address: _Address) -> None:
+    def _yield_on(self, address: Address) -> None:
         """Nobody has announced it yet. Ask whether somebody answers, and answer meanwhile."""
         if self._me not in address.order.ranking and self._now - address.since >= self._timing.release:
             self._become(address, State.STANDBY)
@@ -578,14 +517,14 @@ class Machine:
         self._ask(address)
         self._at(address, self._now + self._timing.handover)
 
-    def _retry(self, address: _Address) -> None:
+    def _retry(self, address: Address) -> None:
         """Somebody answered who ought not to; perhaps it is gone."""
         if address.state is State.DUPLICATE:
             self._become(address, State.STANDBY)
         address.first = ""
         self._judge(address)
 
-    def _take_over(self, address: _Address) -> None:
+    def _take_over(self, address: Address) -> None:
         holder = address.holder
         if holder not in ("", self._me) and not self._lives(holder, address):
             self._note_failover(holder)
@@ -597,12 +536,12 @@ class Machine:
             self._counts["failovers"] += 1
             self._dark += self._now - max(speaker.heard, 0.0)
 
-    def _speak(self, address: _Address) -> None:
+    def _speak(self, address: Address) -> None:
         self._become(address, State.SPEAKING)
         address.holder, address.seen = self._me, True
         self._announce(address, address.links.values())
 
-    def _become(self, address: _Address, state: State) -> None:
+    def _become(self, address: Address, state: State) -> None:
         """Change the state; whatever was pending in the old one is off."""
         before, address.state = address.state, state
         address.due = NEVER
@@ -610,33 +549,33 @@ class Machine:
             return
         address.since = self._now
         self.revision += 1
-        self._speaking += (state in _ANSWERING) - (before in _ANSWERING)
+        self._speaking += (state in ANSWERING) - (before in ANSWERING)
         self._flag()
         self._listen(address)
 
     # -- what goes out --
 
-    def _announce(self, address: _Address, links: Iterable[Link]) -> None:
+    def _announce(self, address: Address, links: Iterable[Link]) -> None:
         """Say it on these links now, and begin the rounds on all."""
         for link in links:
             self._gratuitous(address, link)
         address.announced, address.round = self._now - self._timing.rounds[0], 1
         self._next_round(address)
 
-    def _announce_round(self, address: _Address) -> None:
+    def _announce_round(self, address: Address) -> None:
         for link in address.links.values():
             self._gratuitous(address, link)
         address.round += 1
         self._next_round(address)
 
-    def _next_round(self, address: _Address) -> None:
+    def _next_round(self, address: Address) -> None:
         rounds = self._timing.rounds
         if address.round < len(rounds):
             self._at(address, address.announced + rounds[address.round])
         else:
             self._at(address, self._now + address.order.periodic if address.order.periodic else NEVER)
 
-    def _gratuitous(self, address: _Address, link: Link) -> None:
+    def _gratuitous(self, address: Address, link: Link) -> None:
         if address.v6:
             assert link.link_local is not None
             frames: tuple[bytes, ...] = (unsolicited(link.mac, link.link_local.packed, address.packed),)
@@ -647,20 +586,20 @@ class Machine:
         for frame in frames:
             self._send(Send(link.index, frame))
 
-    def _ask(self, address: _Address) -> None:
+    def _ask(self, address: Address) -> None:
         question = duplicate_check if address.v6 else arp_probe
         for link in address.links.values():
             self._send(Send(link.index, question(link.mac, address.packed)))
 
     # -- groups --
 
-    def _listen(self, address: _Address) -> None:
+    def _listen(self, address: Address) -> None:
         """Be in the address's solicited-node group on each of its links while it matters here."""
         if not address.v6:
             return
         near = self._me in address.order.ranking[:LISTENERS]
         group = solicited_node(address.packed)
-        wanted = {(index, group) for index in address.links} if near or address.state in _ANSWERING else set()
+        wanted = {(index, group) for index in address.links} if near or address.state in ANSWERING else set()
         for key in address.groups - wanted:
             self._unlisten(key)
         for key in wanted - address.groups:
@@ -728,11 +667,11 @@ class Machine:
             return Drop.NOT_SERVED
         return self._question(address, here, mac, packet.source, packet.duplicate_check)
 
-    def _question(self, address: _Address, here: Link, mac: bytes, asker: bytes, probing: bool) -> Drop | None:
+    def _question(self, address: Address, here: Link, mac: bytes, asker: bytes, probing: bool) -> Drop | None:
         """Somebody asks for the address; a speaker may ask because it is about to take it, or wants to be rid of it."""
-        if probing and address.state not in _ANSWERING:
+        if probing and address.state not in ANSWERING:
             self._heed_probe(address, here, mac)
-        if address.state not in _ANSWERING:
+        if address.state not in ANSWERING:
             return Drop.NOT_SERVED
         address.requests += 1
         self._counts["requests"] += 1
@@ -741,7 +680,7 @@ class Machine:
         self._reply(address, here, mac, asker)
         return None
 
-    def _reply(self, address: _Address, here: Link, mac: bytes, asker: bytes) -> None:
+    def _reply(self, address: Address, here: Link, mac: bytes, asker: bytes) -> None:
         address.replies += 1
         self._counts["replies"] += 1
         if address.v6:
@@ -751,7 +690,7 @@ class Machine:
             frame = arp_reply(here.mac, address.packed, mac, asker)
         self._send(Send(here.index, frame))
 
-    def _heed_probe(self, address: _Address, here: Link, mac: bytes) -> None:
+    def _heed_probe(self, address: Address, here: Link, mac: bytes) -> None:
         """Two ask at the same time: the better one goes on. A stranger that wants it has as good a claim as I."""
         peer = self._roll.owner(mac)
         if peer is None:
@@ -761,45 +700,45 @@ class Machine:
         elif address.deferred == peer:
             address.deferred, address.first = "", ""
             self._judge(address)
-        elif address.state in _TRYING and self._better(peer, address):
+        elif address.state in TRYING and self._better(peer, address):
             self._wait(address, State.STANDBY, 3 * self._timing.ask)
 
     # -- claims --
 
-    def _claim(self, address: _Address, mac: bytes, here: Link) -> None:
+    def _claim(self, address: Address, mac: bytes, here: Link) -> None:
         """Somebody else says that it has the address: it announces it, or answers, or sends from it."""
         peer = self._roll.owner(mac)
         if peer is None:
             self._stranger_claims(address, mac, here)
-        elif address.state in _ANSWERING:
+        elif address.state in ANSWERING:
             self._contend(address, peer)
         else:
             self._learn_holder(address, peer)
-            if address.state in _TRYING:
+            if address.state in TRYING:
                 self._hear_answer(address, peer)
 
-    def _stranger_claims(self, address: _Address, mac: bytes, here: Link) -> None:
+    def _stranger_claims(self, address: Address, mac: bytes, here: Link) -> None:
         if here.index not in address.links or address.state in (State.STANDBY, State.NO_LINK):
             return
         self._note_conflict(address, mac, here)
-        if address.state in _TRYING:
+        if address.state in TRYING:
             probing = address.state is State.PROBING
             self._wait(address, State.DUPLICATE, self._timing.reprobe if probing else self._timing.again)
-        elif address.state in _ANSWERING:
+        elif address.state in ANSWERING:
             self._defend(address, self._timing.defend)
 
-    def _hear_answer(self, address: _Address, peer: str) -> None:
+    def _hear_answer(self, address: Address, peer: str) -> None:
         """I was about to take it, and this speaker answers: it stays, or I take it from one who comes after me."""
         if self._better(peer, address, answered=True):
             self._wait(address, State.STANDBY, self._timing.again)
         else:
             self._speak(address)
 
-    def _wait(self, address: _Address, state: State, seconds: float) -> None:
+    def _wait(self, address: Address, state: State, seconds: float) -> None:
         self._become(address, state)
         self._at(address, self._now + seconds)
 
-    def _contend(self, address: _Address, peer: str) -> None:
+    def _contend(self, address: Address, peer: str) -> None:
         """Two speakers speak for it. The better one stays; the other says no more."""
         if self._better(peer, address, answered=address.state is State.YIELDING):
             self._give_way(address, peer)
@@ -812,13 +751,13 @@ class Machine:
                 address.deferred = peer
                 self._give_way(address, peer)
 
-    def _give_way(self, address: _Address, peer: str) -> None:
+    def _give_way(self, address: Address, peer: str) -> None:
         self._become(address, State.STANDBY)
         self._learn_holder(address, peer)
         address.defences = 0
         self._at(address, self._now + self._timing.again)
 
-    def _defend(self, address: _Address, interval: float) -> bool:
+    def _defend(self, address: Address, interval: float) -> bool:
         """Announce it once more, unless that was done so recently (RFC 5227 §2.4)."""
         if self._now - address.defended < interval:
             return False
@@ -828,13 +767,13 @@ class Machine:
             self._gratuitous(address, link)
         return True
 
-    def _learn_holder(self, address: _Address, peer: str) -> None:
+    def _learn_holder(self, address: Address, peer: str) -> None:
         address.seen = True
         if address.holder != peer:
             address.holder = peer
             self.revision += 1
 
-    def _note_conflict(self, address: _Address, mac: bytes, here: Link) -> None:
+    def _note_conflict(self, address: Address, mac: bytes, here: Link) -> None:
         """Remember the latest; whoever comes back is moved to the end."""
         self._counts["conflicts"] += 1
         key = (address.packed, mac)
@@ -852,7 +791,7 @@ class Machine:
     def answers(self, address: IPAddress) -> bool:
         """Whether this node answers for the address now."""
         known = self._addresses.get(address)
-        return known is not None and known.state in _ANSWERING
+        return known is not None and known.state in ANSWERING
 
     def report(self) -> Report:
         """A snapshot, O(addresses + peers)."""
@@ -863,7 +802,7 @@ class Machine:
             conflicts=tuple(self._conflicts.values()), counters=self._report_counters(),
         )
 
-    def _report_address(self, address: _Address) -> AddressReport:
+    def _report_address(self, address: Address) -> AddressReport:
         return AddressReport(
             address=address.order.address, state=address.state, since=address.since, holder=address.holder,
             requests=address.requests, replies=address.replies, gratuitous=address.gratuitous)
@@ -882,16 +821,6 @@ class Machine:
             conflicts=self._counts["conflicts"], defences=self._counts["defences"], dark=self._dark,
             failovers=self._counts["failovers"], beats=self._roll.beats, sent=self._counts["sent"],
             received=self._counts["received"], frozen=self._counts["frozen"], dropped=dict(self._dropped))
-
-
-def _carries(link: Link, v6: bool) -> bool:
-    """Whether the link can carry an address of this family now."""
-    return link.up and (link.ndp and link.link_local is not None if v6 else link.arp)
-
-
-def _same_voice(link: Link, before: Link | None) -> bool:
-    """Whether an announcement on it says the same as before."""
-    return before is not None and (before.mac, before.link_local) == (link.mac, link.link_local)
 
 
 def _to_many(packet: Packet) -> bool:

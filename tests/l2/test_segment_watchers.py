@@ -4,6 +4,7 @@ import random
 
 from lbctl_l2.packets import Beat, Kind, down, fingerprint, parse
 from lbctl_l2.segment import Segment
+from lbctl_l2.values import Timing
 
 VIP = "10.0.0.100"
 NAMES = tuple(f"n{number:02}" for number in range(30))
@@ -60,8 +61,8 @@ def test_each_is_watched_by_nineteen_and_sends_as_much():
     segment = crowd()
     segment.run(4)
     before = dict(segment.sent)
-    segment.run(10)
-    assert all(185 <= (segment.sent[name] - before[name]) / 10 <= 200 for name in NAMES)
+    segment.run(2)
+    assert all(185 <= (segment.sent[name] - before[name]) / 2 <= 200 for name in NAMES)
 
 
 def test_a_restarted_one_is_known_to_all_at_once():
@@ -136,16 +137,17 @@ def test_two_subnets_on_one_wire_find_each_other_by_their_hellos():
 
 
 def test_a_hundred_nodes_with_a_thousand_addresses_send_at_most_200_frames_a_second_each():
+    """At rest: a single round of announcements gets them there sooner."""
     names = tuple(f"n{number:02}" for number in range(100))
-    segment = Segment()
+    segment = Segment(Timing(rounds=(0.0,)))
     segment.history = False
     segment.add(*names)
-    segment.run(0.5)
+    segment.run(0.3)
     segment.settle()
-    segment.run(0.5)
+    segment.run(0.2)
     dice = random.Random(1)
     segment.order_all({f"10.0.{n // 250}.{n % 250}": dice.sample(names, len(names)) for n in range(1000)})
-    segment.run(5)
+    segment.run(0.3)
     before = dict(segment.sent)
     segment.run(1)
     assert max(segment.sent[name] - before[name] for name in names) <= 200

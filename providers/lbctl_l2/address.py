@@ -1,0 +1,76 @@
+"""One address as the data plane knows it: its order, where it can be announced, and how far we are with it.  PURE.
+
+`wire.Machine` has one for each standing order, and is the only one who changes it.
+"""
+
+import enum
+import math
+
+from lbctl_l2.values import Link, Order, State
+
+NEVER = math.inf
+ANSWERING = (State.SPEAKING, State.YIELDING)
+TRYING = (State.ASKING, State.PROBING)
+
+
+class Rank(enum.IntEnum):
+    """What comes before the place in the ranking."""
+
+    SETTLED = 0
+    UNSETTLED = 1
+    LEAVING = 2
+    UNRANKED = 3
+
+
+class Address:
+    """One address: its order, and how far we are with it.
+
+    due         when something must be done for it; `NEVER`: nothing is pending
+    first       who came first when it was last judged
+    holder      who was last heard announcing it, or answering for it
+    seen        somebody has announced it, so that it needs no duplicate probe
+    deferred    the speaker to whom I leave it though my order says otherwise; "" for nobody
+    links       where it is announced and answered for: allowed, up, and able to carry its family
+    judged      the links that decide who lives: those with a network that contains it, else all allowed
+    able        one of the judged links is up
+    lost_links  since when none is, if I was speaking then
+    questions   still to be asked
+    round       the next of `Timing.rounds`, counted from `announced`
+    """
+
+    __slots__ = (
+        "able", "announced", "defences", "defended", "deferred", "due", "first", "gratuitous", "groups",
+        "holder", "judged", "links", "lost_links", "order", "packed", "questions", "replies", "requests", "round",
+        "seen", "since", "state", "v6",
+    )
+
+    def __init__(self, order: Order, now: float) -> None:
+        self.order = order
+        self.packed = order.address.packed
+        self.v6 = order.address.version == 6
+        self.state, self.since, self.due = State.STANDBY, now, NEVER
+        self.first = self.deferred = ""
+        self.holder, self.seen = "", False
+        self.links: dict[int, Link] = {}
+        self.judged: frozenset[int] = frozenset()
+        self.able = False
+        self.lost_links: float | None = None
+        self.groups: set[tuple[int, bytes]] = set()
+        self.questions = self.round = self.defences = 0
+        self.announced = self.defended = -NEVER
+        self.requests = self.replies = self.gratuitous = 0
+
+    def place(self, name: str) -> int:
+        """The place in the ranking; behind all if it has none."""
+        ranking = self.order.ranking
+        return ranking.index(name) if name in ranking else len(ranking)
+
+
+def carries(link: Link, v6: bool) -> bool:
+    """Whether the link can carry an address of this family now."""
+    return link.up and (link.ndp and link.link_local is not None if v6 else link.arp)
+
+
+def same_voice(link: Link, before: Link | None) -> bool:
+    """Whether an announcement on it says the same as before."""
+    return before is not None and (before.mac, before.link_local) == (link.mac, link.link_local)
