@@ -26,6 +26,9 @@ from lbctl_l2.wire import Link
 ETH_P_ARP, ETH_P_IPV6 = 0x0806, 0x86DD
 LARGEST = 2048  # No frame of ours is longer; of a longer one the rest is cut off, which makes its checksum wrong.
 
+QUEUE = 1 << 20
+"""Bytes that may wait at a socket, if net.core.rmem_max allows: more than a thousand frames."""
+
 _SOL_PACKET = 263
 _PACKET_ADD_MEMBERSHIP, _PACKET_DROP_MEMBERSHIP, _PACKET_STATISTICS = 1, 2, 6
 _PACKET_MR_MULTICAST = 0
@@ -73,6 +76,7 @@ class Port:
             self.socket.setblocking(False)
             attach(self.socket, ARP_FILTER if protocol == ETH_P_ARP else NDP_FILTER)
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, _TC_PRIO_INTERACTIVE)
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, QUEUE)
             self.socket.bind((link.name, protocol))
         except OSError:
             self.socket.close()

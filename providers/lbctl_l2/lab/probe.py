@@ -118,6 +118,7 @@ class Prober:
             self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
         with inside(namespace.name):
+            self.socket.setsockopt(263, 23, 1)  # SOL_PACKET, PACKET_IGNORE_OUTGOING
             self.socket.bind((name, 3))  # ETH_P_ALL
         self.mac = mac_of(namespace, name)
 
@@ -147,15 +148,14 @@ class Prober:
         while (left := end - time.monotonic()) > 0:
             self.socket.settimeout(left)
             try:
-                frame, (_, _, kind, *_) = self.socket.recvfrom(4096)
+                frame = self.socket.recv(4096)
             except TimeoutError:
                 return
             except OSError as error:
                 if error.errno != errno.ENETDOWN:  # The interface was down for a while; the socket lives on.
                     raise
                 continue
-            if kind != socket.PACKET_OUTGOING:
-                yield time.monotonic(), frame
+            yield time.monotonic(), frame
 
 
 class Segment:
