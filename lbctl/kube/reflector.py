@@ -41,8 +41,8 @@ LONGEST_WAIT = 300.0
 SILENCE = 70.0
 """Seconds without a byte after which a watch is dead."""
 
-UNKNOWN = 30.0
-"""Seconds until a sort of object that the server does not know is asked for again."""
+UNKNOWN, UNKNOWN_MOST = 30.0, 300.0
+"""Seconds until a sort of object that the server does not know is asked for again; they double."""
 
 PAGE = 500
 
@@ -91,7 +91,7 @@ class Reflector(Generic[T]):
     """Fills one store with one sort of object, of one namespace or of all.
 
     `selector` is a label selector. An `optional` sort of object may be unknown to the server: then there are none, and
-    the server is asked again every `UNKNOWN` seconds.
+    the server is asked again after `UNKNOWN` seconds, then ever less often.
 
     `misread` is told of each object that cannot be decoded, and why, once.
 
@@ -127,6 +127,7 @@ class Reflector(Generic[T]):
         self._watch_list = watch_list
         self._version = ""
         self._expired = False
+        self._unknown = UNKNOWN
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._stream: Stream | None = None
@@ -171,7 +172,8 @@ class Reflector(Generic[T]):
             except LbctlError as why:
                 if self._optional and isinstance(why, NotFound):
                     self._there_are_none(why)
-                    self._stop.wait(UNKNOWN)
+                    self._stop.wait(self._unknown)
+                    self._unknown = min(2 * self._unknown, UNKNOWN_MOST)
                     continue
                 self._note_failure(why)
                 self._expired = isinstance(why, Gone) or _too_large(why)
