@@ -100,6 +100,7 @@ class Speaker:
         self._cluster = harness.cluster_id
         self._announcer: Announcer | None = None
         self._resumed = State(self.options.node, "")
+        self._answers: frozenset[IPAddress] = frozenset()
         if (state := self._file.read(self.options.node)) and self._cluster in ("", state.cluster):
             self._resume(state)
 
@@ -153,8 +154,17 @@ class Speaker:
         self._start(state.cluster).orders(orders, state.peers)
 
     def _heard(self) -> None:
+        """The data plane has reported."""
+        report = self._plane.report() if self._plane is not None else None
+        if report is None:
+            return
+        before, self._answers = self._answers, frozenset(a.address for a in report.addresses if a.state in ANSWERS)
+        for address in sorted(self._answers - before, key=str):
+            log.info("announces", extra={"address": str(address), "node": self.options.node})
+        for address in sorted(before - self._answers, key=str):
+            log.info("announces no more", extra={"address": str(address), "node": self.options.node})
         if self._announcer is not None:
-            self._announcer.heard()
+            self._announcer.heard(report)
 
 
 def surroundings(
@@ -422,16 +432,10 @@ class Announcer:
 
     # -- what we tell ------------------------------------------------------------------------------------------
 
-    def heard(self) -> None:
-        """The data plane has reported: who begins to answer, who ends, and who else claims what is ours."""
-        report = self._plane.report()
-        if report is None:
-            return
+    def heard(self, report: Report) -> None:
+        """What the data plane begins to answer for, what no longer, and who else claims what is ours."""
         answers = {item.address: item.since for item in report.addresses if item.state in ANSWERS}
-        ended = self.answering.keys() - answers.keys()
-        self.answering = {address: since for address, since in self.answering.items() if address not in ended}
-        for address in ended:
-            log.info("announces no more", extra={"address": str(address), "node": self._me})
+        self.answering = {address: since for address, since in self.answering.items() if address in answers}
         for address in answers.keys() - self.answering.keys():
             self._begins(address, report.at - answers[address])
         self._keeper.reported(report)
@@ -441,7 +445,6 @@ class Announcer:
         others = self.roll.members if self.roll else ()
         known = max((int(m.announces.get(address, 0)) for m in others if m.name != self._me), default=0)
         self.answering = {**self.answering, address: max(int(self._world.now() - age), known + 1)}
-        log.info("announces", extra={"address": str(address), "node": self._me})
         message = f'announcing {address} from node "{self._me}"'
         for owner in self.owners(address):
             self._kubernetes.event(owner, "Normal", "AnnouncingFromNode", message)
