@@ -241,6 +241,11 @@ class Lab:
         self._instruments.append(made)
         return made
 
+    def said(self, lines: int = 8) -> str:
+        """The last lines of every node's log."""
+        logs = (node.log for node in self.nodes.values() if node.log.exists())
+        return "\n".join(f"{log.stem}: {line}" for log in logs for line in log.read_text().splitlines()[-lines:])
+
     def frames(self, node: str) -> int:
         """How many frames the node has sent so far, all in all."""
         found = self.wire.json("-s", "link", "show", "dev", node)

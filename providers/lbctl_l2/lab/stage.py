@@ -72,7 +72,8 @@ class Stage:
         answering = self.answering()
         while any(len(nodes) != 1 for nodes in answering.values()):
             if time.monotonic() > until:
-                raise LabError(f"not every address is announced by one node after {START:g} s: {dict(answering)}")
+                who = ", ".join(f"{address} by {', '.join(sorted(n)) or 'nobody'}" for address, n in answering.items())
+                raise LabError(f"after {START:g} s not one node each answers: {who}\n{self.lab.said()}")
             pause(0.1)
             answering = self.answering()
         return {address: min(nodes) for address, nodes in answering.items()}

@@ -1,0 +1,109 @@
+"""A lab with everything: real speakers on every node, a Kubernetes API that they reach, Services that have addresses.
+
+The API is the caller's: a sandbox, or a real API server, on this machine's loopback. Every node reaches it at the same
+127.0.0.1:PORT through a relay, so the way to the API can be cut (`api_gone`) while the nodes' network is whole.
+"""
+
+import contextlib
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lbctl_l2.lab.api import NODES, SERVICES, SLICES, Api, Manifest, endpoints, node, ready, service
+from lbctl_l2.lab.rig import PORT, Instrument
+from lbctl_l2.lab.stage import Stage
+
+NAMESPACE = "default"
+EXCLUDE = "node.kubernetes.io/exclude-from-external-load-balancers"
+SETTLE = 2.0
+"""Seconds; by default a speaker takes 30, and a lab is watched by somebody who waits."""
+
+
+def lbctl() -> str:
+    """The lbctl of this Python."""
+    return shutil.which("lbctl", path=str(Path(sys.executable).parent)) or "lbctl"
+
+
+class Cluster(Stage):
+    """`lbctl speaker` on every node, one Service for each address.
+
+    flags    further flags of the speakers
+    """
+
+    def __init__(self, nodes: int, addresses: int, api: Api, *flags: str) -> None:
+        super().__init__(nodes, addresses)
+        self.api, self._flags = api, flags
+        self._relay: Instrument | None = None
+
+    def begin(self) -> None:
+        self._relay = self.lab.reach(self.api.port)
+        for host in self.lab.nodes.values():
+            self.api.put(NODES, node(host.name, str(host.address), str(host.address6)))
+        for number, address in enumerate(self.addresses):
+            self.serve(f"web-{number}", str(address))
+        self._configure()
+        self.start(*self.lab.nodes)
+        self.holders()
+
+    def serve(self, name: str, address: str = "") -> None:
+        """A Service with a pod on every node."""
+        pods = {str(host.address): host.name for host in self.lab.nodes.values()}
+        self.api.put(SLICES.format(NAMESPACE), endpoints(name, PORT, pods))
+        self.api.put(SERVICES.format(NAMESPACE), service(name, PORT, address))
+
+    def start(self, *chosen: str) -> None:
+        """Start speakers; they are settled `SETTLE` seconds later."""
+        for name in chosen:
+            if name in self.speakers:
+                self.speakers[name].kill()
+            self.speakers[name] = self.lab.nodes[name].start(*self.command(name))
+
+    def restart(self, *chosen: str) -> None:
+        self.start(*chosen)
+
+    def command(self, name: str) -> list[str]:
+        """The command line of a node's speaker."""
+        return [
+            lbctl(), "speaker", f"--node-name={name}", f"--kubeconfig={self.api.kubeconfig}",
+            f"--config={self.lab.folder / 'lbctl.yaml'}", f"--state-file={self.lab.folder / name}.state",
+            f"--settle={SETTLE:g}", "--log-format=text", *self._flags,
+        ]  # fmt: skip
+
+    def _configure(self) -> None:
+        content = {
+            "apiVersion": "lbctl.io/v1alpha1", "kind": "Config", "providers": ["l2"], "default_provider": "l2",
+            "l2": {"addresses": f"{self.addresses[0]}-{self.addresses[-1]}"},
+        }  # fmt: skip
+        (self.lab.folder / "lbctl.yaml").write_text(json.dumps(content))
+
+    # -- faults that Kubernetes tells of -----------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def api_gone(self) -> Iterator[None]:
+        """The API server does not answer for a while, and no connection to it breaks."""
+        assert self._relay is not None
+        self._relay.pause()
+        try:
+            yield
+        finally:
+            self._relay.resume()
+
+    def label(self, name: str, key: str, value: str | None) -> None:
+        """Put a label on a node; None takes it away."""
+        self.api.patch(f"{NODES}/{name}", {"metadata": {"labels": {key: value}}})
+
+    def cordon(self, name: str, unschedulable: bool = True) -> None:
+        self.api.patch(f"{NODES}/{name}", {"spec": {"unschedulable": unschedulable or None}})
+
+    def say_ready(self, name: str, status: str) -> None:
+        """What the API says of a node's health."""
+        self.api.patch(f"{NODES}/{name}/status", {"status": {"conditions": [ready(status)]}})
+
+    def lease(self, name: str) -> Manifest:
+        """A speaker's Lease, wherever it keeps it; empty where it has none."""
+        items: list[dict[str, Any]] = self.api.get("apis/coordination.k8s.io/v1/leases").get("items", [])
+        return next((item for item in items if item["metadata"]["name"] == f"lbctl-speaker-{name}"), {})
+
