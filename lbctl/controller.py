@@ -10,7 +10,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Protocol
 
 import msgspec
@@ -103,10 +103,11 @@ class Controller:
         self._attempts: dict[Owner, int] = {}
         self._hasty: dict[Owner, int] = {}
         self._untold: dict[Owner, Failure] = {}
-        self._telling: set[Owner] = set()
+        self._telling: dict[Owner, Failure] = {}
+        self._tell_again: dict[Owner, tuple[float, Failure]] = {}
         self._audited: set[Owner] = set()
         self._refusals: dict[Owner, Refusal] = {}
-        self._everything = False
+        self._everything = self._looking = False
         self._first_mark = self._last_mark = 0.0
         self._next_audit = clock()
         self._outages = 0
@@ -139,13 +140,14 @@ class Controller:
         """A lane ended: forget it, wake later, or back off. Called on the lane's thread."""
         with self._wake:
             owner = result.owner
-            told, audit = owner in self._telling, owner in self._audited
-            self._telling.discard(owner)
+            told, audit = self._telling.pop(owner, None), owner in self._audited
             self._audited.discard(owner)
-            if not told:
+            if told is None:
                 self._schedule(result)
+            elif result.outcome != "done":
+                self._tell_again[owner] = (self._clock() + max(result.after, self._timing.backoff), told)
             self._wake.notify_all()
-        if not told:
+        if told is None:
             if result.outcome == "done" and any(step.action == "delete" for step in result.applied):
                 self._look_again_at_refused()
             self._log(result)
@@ -164,7 +166,7 @@ class Controller:
     def idle(self) -> bool:
         """Is there nothing to do, and nothing in flight, right now?"""
         with self._wake:
-            marked = self._dirty or self._everything or self._untold
+            marked = self._dirty or self._everything or self._untold or self._looking
             due = self._next_audit <= self._clock()
         return not marked and not due and not self.reconciler.lanes.busy()
 
@@ -174,6 +176,8 @@ class Controller:
         """Until `stop`. False if lanes were still in flight when their time ran out."""
         while (work := self._next()) is not None:
             self._pass(work)
+            with self._wake:
+                self._looking = False
         return self.reconciler.lanes.close(self._timing.shutdown)
 
     def _next(self) -> Work | None:
@@ -182,6 +186,7 @@ class Controller:
             while not self._stopped:
                 work, wait = self._choose(self._clock())
                 if work is not None:
+                    self._looking = True
                     return work
                 self._wake.wait(wait)
         return None
@@ -192,6 +197,8 @@ class Controller:
         for owner in due:
             del self._later[owner]
         self._dirty |= due
+        for owner in [owner for owner, (at, _) in self._tell_again.items() if at <= now]:
+            self._untold.setdefault(owner, self._tell_again.pop(owner)[1])
         busy = self.reconciler.lanes.busy()
         if self._next_audit <= now:
             everybody = self.reconciler.wanted.by_owner.keys() if self._everything else ()
@@ -213,7 +220,8 @@ class Controller:
             unclear = ready & self._unclear
             self._unclear -= ready
             return Work(ready, fresh=bool(unclear), unclear=unclear), 0.0
-        return None, min([self._next_audit, *self._later.values()]) - now
+        again = (at for at, _ in self._tell_again.values())
+        return None, min([self._next_audit, *self._later.values(), *again]) - now
 
     def _pass(self, work: Work) -> None:
         """One walk along the path. Whatever goes wrong before a lane starts ends the pass, never the loop."""
@@ -285,6 +293,7 @@ class Controller:
         started = self.reconciler.start(plan)
         with self._wake:
             self._dirty |= lanes.keys() - started
+            self._forget_gone(work, lanes.keys() | {change.owner for change in plan.pending})
 
     def _interrupted(self, work: Work, error: Exception) -> None:
         """The other side could not be read: nothing is known, so nothing is done, and those who wait hear why."""
@@ -314,12 +323,13 @@ class Controller:
             failures = {owner: text for owner, text in self._untold.items() if owner not in busy}
             for owner in failures:
                 del self._untold[owner]
-            self._telling |= failures.keys()
+            self._telling |= failures
         if not failures:
             return frozenset()
         started = self.reconciler.start(self.reconciler.tell(failures))
         with self._wake:
-            self._telling -= failures.keys() - started
+            for owner in failures.keys() - started:
+                self._telling.pop(owner, None)
         return started
 
     def _tell_refusals(self, plan: Plan, work: Work) -> None:
@@ -350,9 +360,7 @@ class Controller:
     def _schedule(self, result: Result) -> None:
         owner = result.owner
         if result.outcome == "done":
-            self._attempts.pop(owner, None)
-            self._hasty.pop(owner, None)
-            self._untold.pop(owner, None)
+            self._forget(owner)
             if owner == SHARED and any(step.action == "delete" for step in result.applied):
                 self._dirty.add(SHARED)
             return
@@ -365,6 +373,19 @@ class Controller:
             self._unclear.add(owner)
         if worth_telling(result, self.reconciler.wanted.by_owner.get(owner)):
             self._untold[owner] = failure(result, again=True)
+
+    def _forget(self, owner: Owner) -> None:
+        """It is well, or it is gone: its failures count no more, and nobody needs to hear of them."""
+        for memory in (self._attempts, self._hasty, self._untold, self._tell_again):
+            memory.pop(owner, None)
+
+    def _forget_gone(self, work: Work, concerned: Set[Owner]) -> None:
+        """Of owners that nobody wants and for whom nothing is left to do, nothing is remembered."""
+        known = self._attempts.keys() | self._hasty.keys() | self._untold.keys() | self._tell_again.keys()
+        looked = known if work.owners is None else known & work.owners
+        here = self.reconciler.wanted.by_owner.keys() | self.reconciler.lanes.busy() | {SHARED}
+        for owner in looked - concerned - here:
+            self._forget(owner)
 
     def _patience(self, owner: Owner, seconds: float) -> float:
         """A short wait that comes again and again grows: a lasting 409 is not asked about five times a second."""

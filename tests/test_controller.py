@@ -8,7 +8,7 @@ import pytest
 
 from lbctl import story
 from lbctl.controller import Controller, Timing
-from lbctl.errors import Refused, Unavailable
+from lbctl.errors import Refused, Retry, Unavailable
 from lbctl.memory import CLOUDS, MemoryCloud, MemoryProvider
 from lbctl.model import SHARED, Ingress, LoadBalancer, Node, Owner, Port, Resource
 from lbctl.plan import Change, Kind, Plan
@@ -31,6 +31,7 @@ class Board:
 
     def __init__(self) -> None:
         self.said: dict[Owner, str] = {}
+        self.fault: Callable[[], None] = lambda: None
 
     def observe(self, scope: Scope) -> Observation:
         return Observation(scope, tuple(self._line(o, text) for o, text in self.said.items() if scope.covers(o)))
@@ -50,6 +51,7 @@ class Board:
         return False
 
     def apply(self, changes: Sequence[Change]) -> Sequence[Resource | None]:
+        self.fault()
         for change in changes:
             if change.after is None:
                 self.said.pop(change.owner, None)
@@ -310,3 +312,34 @@ def test_a_short_wait_that_comes_again_and_again_grows(house: House) -> None:
     assert waits[:3] == [0.2, 0.2, 0.2]
     assert waits[-1] == 5.0
     assert controller._patience(Owner("default/web"), 42.0) == 42.0
+
+
+def test_what_could_not_be_told_is_told_again(house: House) -> None:
+    house.rest()
+    away = iter([True, True])
+
+    def cloud(call: Call) -> None:
+        if call.operation == "create" and call.code is None:
+            raise Retry(3600, "the quota is used up until tomorrow", reason="quota")
+
+    def kubernetes() -> None:
+        if next(away, False):
+            raise Unavailable("the API server is away")
+    house.fault, house.board.fault = cloud, kubernetes
+    house.put()
+    house.until(lambda: house.board.said.get(WEB) == "quota")
+
+
+def test_of_a_service_that_never_worked_and_is_gone_nothing_is_remembered(house: House) -> None:
+    house.rest()
+
+    def fault(call: Call) -> None:
+        if call.operation == "create" and call.code is None:
+            raise Unavailable("no answer")
+    house.fault = fault
+    owner = house.put()
+    house.until(lambda: bool(house.controller._attempts))
+    del house.services[owner]
+    house.controller.mark(owner)
+    loop = house.controller
+    house.until(lambda: not {*loop._attempts, *loop._hasty, *loop._untold, *loop._tell_again} - {SHARED})
