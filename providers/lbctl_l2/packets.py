@@ -64,6 +64,7 @@ class Drop(enum.StrEnum):
 
     OTHER_CLUSTER = "other-cluster"
     UNKNOWN_PEER = "unknown-peer"
+    NAMESAKE = "namesake"
     UNKNOWN_LINK = "unknown-link"
     OWN = "own"
     NOT_FOR_US = "not-for-us"

@@ -29,15 +29,25 @@ NEVER = math.inf
 
 
 class Ear:
-    """One peer on one of my links: what I hear of it there. `watch`: it has promised the next beat to me."""
+    """One peer on one of my links: what I hear of it there. `watch`: it has promised the next beat to me.
 
-    __slots__ = ("alive", "expires", "heard", "link", "macs", "speaker", "told", "watch")
+    `learnt` is a MAC that it speaks with though its Lease does not name it (yet). Only the last one is remembered:
+    forgers must not make us grow.
+    """
+
+    __slots__ = ("alive", "expires", "heard", "learnt", "link", "macs", "speaker", "told", "watch")
 
     def __init__(self, speaker: "Speaker", link: int, macs: tuple[bytes, ...]) -> None:
         self.speaker, self.link, self.macs = speaker, link, macs
+        self.learnt: bytes | None = None
         self.alive, self.watch = False, False
         self.heard = self.told = -NEVER
         self.expires = NEVER
+
+    @property
+    def targets(self) -> tuple[bytes, ...]:
+        """Where it is reached."""
+        return self.macs if self.learnt is None else (*self.macs, self.learnt)
 
 
 class Speaker:
@@ -55,7 +65,7 @@ class Speaker:
     @property
     def macs(self) -> Iterable[bytes]:
         """Those that it is heard with."""
-        return [mac for ear in self.ears.values() for mac in ear.macs]
+        return [mac for ear in self.ears.values() for mac in ear.targets]
 
     @property
     def heard(self) -> float:
@@ -199,7 +209,7 @@ class Roll:
         """Take in what the Leases say of one peer on one link; whether that is news. What was heard there stays."""
         ear = speaker.ears.get(index)
         if macs and ear is not None:
-            ear.macs = macs
+            ear.macs, ear.learnt = macs, None if ear.learnt in macs else ear.learnt
         elif macs:
             self._new_ear(speaker, index, macs, now)
             return True
@@ -253,7 +263,7 @@ class Roll:
 
     def _beat(self, link: Link, ear: Ear, watch: bool) -> None:
         flags = self.my_flags | (Flag.WATCH if watch else 0)
-        for mac in ear.macs:
+        for mac in ear.targets:
             self._out(link, self._frame(link, mac, flags))
 
     def _frame(self, link: Link, to: bytes, flags: int) -> bytes:
@@ -275,7 +285,7 @@ class Roll:
             return Drop.OTHER_CLUSTER
         speaker = self._by_node.get(packet.node)
         if speaker is None:
-            return Drop.OWN if packet.node == self._node else Drop.UNKNOWN_PEER
+            return Drop.NAMESAKE if packet.node == self._node else Drop.UNKNOWN_PEER
         if packet.kind is Kind.DOWN:
             self._hear_notice(packet, index, now)
         else:
@@ -285,9 +295,10 @@ class Roll:
     def _hear_beat(self, speaker: Speaker, packet: Beat, index: int, now: float) -> None:
         ear = speaker.ears.get(index)
         if ear is None:
-            ear = self._new_ear(speaker, index, (packet.by,), now)
-            self._by_mac.setdefault(packet.by, speaker.name)
+            ear = self._new_ear(speaker, index, (), now)
             self._choose_watchers(now)
+        if packet.by not in self._by_mac:
+            self._learn_mac(ear, packet.by)
         if packet.to != BROADCAST:
             ear.watch = bool(packet.flags & Flag.WATCH)
         self._note_company(speaker, packet.flags, now)
@@ -295,6 +306,11 @@ class Roll:
         self._keep(ear, now)
         if packet.flags & Flag.PING:
             self._beat(self._links[index], ear, watch=ear in self._watchers[index])
+
+    def _learn_mac(self, ear: Ear, mac: bytes) -> None:
+        if ear.learnt is not None:
+            self._by_mac.pop(ear.learnt, None)
+        ear.learnt, self._by_mac[mac] = mac, ear.speaker.name
 
     def _note_company(self, speaker: Speaker, flags: int, now: float) -> None:
         """Was I cut off? Then nobody was heard for long, and now comes one that has not just begun."""

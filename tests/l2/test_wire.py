@@ -386,6 +386,24 @@ def test_heartbeats_of_another_cluster_or_of_nobody_known_are_dropped():
     assert bench.machine.report().peers[0].heard is None
 
 
+def test_a_heartbeat_in_my_own_name_from_another_mac_is_a_namesake():
+    bench = Bench(order(), peers=(PEER,))
+    bench.hear(packets.beat(HOST_MAC, MAC, packets.fingerprint("test", 4), packets.fingerprint("a", 8), bytes(8), 0, 1))
+    assert bench.dropped() == {"namesake": 1}
+
+
+def test_a_speaker_with_a_new_mac_is_no_stranger_and_forgers_make_nothing_grow():
+    bench = Bench(order(VIP, "b", "a"), peers=(PEER,))
+    bench.run(0.5)
+    for n in range(100):
+        mac = bytes((2, 7, 7, 7, 7, n))
+        bench.hear(packets.beat(mac, MAC, packets.fingerprint("test", 4), packets.fingerprint("b", 8), bytes(8), 8, n))
+    assert not bench.hear(packets.gratuitous(mac, ip_address(VIP).packed)[0])
+    assert bench.state() is State.STANDBY
+    assert not bench.machine.report().conflicts
+    assert {out.frame[:6] for _, out in bench.run(0.1)} == {PEER_MAC, mac}
+
+
 def test_a_ping_is_answered_at_once():
     bench = Bench(peers=(PEER,))
     [out] = bench.hear(packets.beat(PEER_MAC, b"\xff" * 6, packets.fingerprint("test", 4), packets.fingerprint("b", 8),
