@@ -1,14 +1,16 @@
 """What `lbctl demo` shows of bare metal: an address that outlives the node that announces it.
 
-The core's demo finds `show` by the entry-point group `lbctl.demos` and hands it what the controller gave out. Nodes,
-wire and time are in memory here (`segment.py`), so that it needs no root; the machines are the real ones. `make lab`
-shows the same with real frames.
+The core's demo finds `show` by the entry-point group `lbctl.demos` and hands it what the controller gave out. As root
+on Linux the frames are real: data planes, a client and a wire in network namespaces of their own. Without, nodes, wire
+and time are in memory (`segment.py`), and only the machines are real.
 """
 
+import time
 from collections.abc import Callable, Sequence
 
 from lbctl.errors import LbctlError
 from lbctl_l2.election import preference
+from lbctl_l2.lab.namespaces import missing
 from lbctl_l2.segment import Host, Segment
 
 SERVICE = "printer"
@@ -19,6 +21,9 @@ TITLE = "Bare metal: no cloud, the nodes themselves answer for the address (ARP 
 SETTINGS = {"addresses": "192.0.2.240-192.0.2.250"}
 """How the controller is set up for it: RFC 5737's documentation addresses."""
 
+BEFORE, AFTER = 0.3, 0.8
+"""Seconds that the client is watched before and after."""
+
 
 class Silent(LbctlError):
     """The address was not answered for as it should have been."""
@@ -27,7 +32,37 @@ class Silent(LbctlError):
 
 
 def show(address: str, nodes: Sequence[str], say: Callable[[str], None]) -> None:
-    """Let these nodes announce the address, kill the one that does, and tell what a client sees. Raises `Silent`."""
+    """Let nodes announce an address, kill the one that does, and tell what a client sees. Raises `Silent`."""
+    if missing() is None:
+        on_real_frames(say)
+    else:
+        in_memory(address, nodes, say)
+
+
+def on_real_frames(say: Callable[[str], None]) -> None:
+    """In network namespaces: three nodes, and a client that sends a datagram every 10 ms and knows nobody's MAC."""
+    from lbctl_l2.lab.stage import Bare, pause
+
+    with Bare(nodes=3) as stage:
+        address, first = stage.addresses[0], stage.holder
+        say(f"In three network namespaces, {address} is announced by {first}: real ARP frames, real data planes.")
+        client = stage.lab.ask(address)
+        pause(BEFORE)
+        client.take()
+        killed = time.monotonic()
+        stage.speakers[first].kill()
+        pause(AFTER)
+        answers = client.take()
+        client.close()
+    served = answers.nodes(killed)
+    if not served or served[-1] == first:
+        raise Silent(f"nobody answers for {address} {AFTER:g} s after {first} was killed")
+    outage = answers.outage(killed - BEFORE)
+    say(f"{first} is killed: {served[-1]} answers, and the client waited {outage * 1000:.0f} ms for a datagram.")
+
+
+def in_memory(address: str, nodes: Sequence[str], say: Callable[[str], None]) -> None:
+    """On a segment in memory, in virtual time."""
     segment = Segment()
     segment.add(*nodes)
     segment.order(address, *preference(segment.address(address), tuple(nodes)))
