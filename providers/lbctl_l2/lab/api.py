@@ -4,6 +4,7 @@ The lab plays the part of everything that is not lbctl: kubelets, the endpoint c
 it speaks HTTP on its own, by the kubeconfig that everybody else gets, and uses nothing of lbctl's client.
 """
 
+import base64
 import json
 import ssl
 import urllib.error
@@ -73,7 +74,11 @@ class Api:
 
 
 def _trust(cluster: Manifest) -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=cluster["certificate-authority"])
+    """Only who shows the kubeconfig's certificate."""
+    data = cluster.get("certificate-authority-data")
+    return ssl.create_default_context(
+        cafile=cluster.get("certificate-authority"), cadata=base64.b64decode(data).decode() if data else None
+    )
 
 
 # -- manifests -------------------------------------------------------------------------------------------------------
@@ -101,17 +106,15 @@ def ready(status: str) -> Manifest:
     return {"type": "Ready", "status": status, "reason": "Lab", "message": "said by the lab"}
 
 
-def service(name: str, port: int, address: str = "", node_port: int | None = None) -> Manifest:
+def service(name: str, port: int, target: int, address: str = "") -> Manifest:
     """A LoadBalancer Service of the class lbctl.io/l2; with an address, one that it has already."""
-    ports = [{"name": "echo", "protocol": protocol, "port": port} for protocol in ("TCP",)]
+    ports = [{"name": "echo", "protocol": "TCP", "port": port, "targetPort": target}]
     manifest: Manifest = {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": {"name": name},
         "spec": {"type": "LoadBalancer", "loadBalancerClass": "lbctl.io/l2", "ports": ports},
     }
-    if node_port:
-        ports[0]["nodePort"] = node_port
     if address:
         manifest["status"] = {"loadBalancer": {"ingress": [{"ip": address}]}}
     return manifest

@@ -17,6 +17,8 @@ from lbctl_l2.lab.rig import PORT, Instrument
 from lbctl_l2.lab.stage import Stage
 
 NAMESPACE = "default"
+HTTP = 80
+"""Where a Service is reached, if kube-proxy is there."""
 EXCLUDE = "node.kubernetes.io/exclude-from-external-load-balancers"
 SETTLE = 2.0
 """Seconds; by default a speaker takes 30, and a lab is watched by somebody who waits."""
@@ -33,8 +35,8 @@ class Cluster(Stage):
     flags    further flags of the speakers
     """
 
-    def __init__(self, nodes: int, addresses: int, api: Api, *flags: str) -> None:
-        super().__init__(nodes, addresses)
+    def __init__(self, nodes: int, addresses: int, api: Api, *flags: str, proxied: bool = False) -> None:
+        super().__init__(nodes, addresses, proxied=proxied)
         self.api, self._flags = api, flags
         self._relay: Instrument | None = None
 
@@ -52,7 +54,7 @@ class Cluster(Stage):
         """A Service with a pod on every node."""
         pods = {str(host.address): host.name for host in self.lab.nodes.values()}
         self.api.put(SLICES.format(NAMESPACE), endpoints(name, PORT, pods))
-        self.api.put(SERVICES.format(NAMESPACE), service(name, PORT, address))
+        self.api.put(SERVICES.format(NAMESPACE), service(name, HTTP, PORT, address))
 
     def start(self, *chosen: str) -> None:
         """Start speakers; they are settled `SETTLE` seconds later."""
@@ -78,6 +80,23 @@ class Cluster(Stage):
             "l2": {"addresses": f"{self.addresses[0]}-{self.addresses[-1]}"},
         }  # fmt: skip
         (self.lab.folder / "lbctl.yaml").write_text(json.dumps(content))
+
+    def proxy(self, binary: Path) -> None:
+        """Start kube-proxy on every node, in nftables mode; `binary proxy` is its command."""
+        for name, host in self.lab.nodes.items():
+            # What kubelet expects of a host; the limits of connection tracking belong to the whole machine.
+            host.namespace.sysctl({"ipv4/ip_forward": 1})
+            command = (
+                str(binary), "proxy", "--proxy-mode=nftables", f"--hostname-override={name}",
+                f"--kubeconfig={self.api.kubeconfig}", "--cluster-cidr=10.244.0.0/16", "--conntrack-max-per-core=0",
+                "--conntrack-tcp-timeout-established=0s", "--conntrack-tcp-timeout-close-wait=0s",
+            )  # fmt: skip
+            self.others.append(host.start(*command))
+
+    def node_port(self, name: str) -> int:
+        """The first NodePort of a Service."""
+        found = self.api.get(f"{SERVICES.format(NAMESPACE)}/{name}")
+        return int(found["spec"]["ports"][0]["nodePort"])
 
     # -- faults that Kubernetes tells of -----------------------------------------------------------------------------
 

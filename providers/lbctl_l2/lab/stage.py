@@ -29,10 +29,13 @@ def pause(seconds: float) -> None:
 class Stage:
     """A lab with a speaker on every node, as a context manager. `speakers` are their processes by node."""
 
-    def __init__(self, nodes: int, addresses: int) -> None:
+    def __init__(self, nodes: int, addresses: int, *, proxied: bool = False) -> None:
+        """`proxied`: real kube-proxies will forward; without them the lab's backends take what comes."""
         self.addresses: tuple[Address, ...] = tuple(vip(number) for number in range(addresses))
-        self.lab = Lab(nodes, self.addresses)
+        self.lab = Lab(nodes, () if proxied else self.addresses)
         self.speakers: dict[str, Running] = {}
+        self.others: list[Running] = []
+        """What runs on the nodes beside the speakers."""
 
     def __enter__(self) -> Self:
         self.lab.__enter__()
@@ -46,8 +49,8 @@ class Stage:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for speaker in self.speakers.values():
-            speaker.kill()
+        for running in (*self.speakers.values(), *self.others):
+            running.kill()
         self.lab.__exit__(kind, error, trace)
 
     @abstractmethod
