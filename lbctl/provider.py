@@ -132,7 +132,8 @@ def ignore(_call: Call) -> None:
 class Harness(msgspec.Struct, frozen=True):
     """What lbctl gives a provider when it is made.
 
-    settings         the provider's own section of the configuration, as strings (flag > environment > file)
+    settings         the provider's own section of the configuration, as strings (flag > environment > file), and
+                     lbctl's own namespace as `home`, where there is a cluster
     cluster_id       marks what we make; default the UID of the kube-system namespace
     installation_id  random, kept in the cluster: a copied or restored cluster is told from the first by it
     take_over        resources of another installation with our cluster id become ours
@@ -185,6 +186,11 @@ class Known:
                 self._put(change, result)
             self._since = None
             self.complete = True
+
+    def same(self, resource: Resource) -> Resource:
+        """The equal one that is remembered, else this one: a look that finds nothing new need hold nothing new."""
+        known = self._by_owner.get(resource.owner, {}).get(resource.key)
+        return known if known == resource else resource
 
     def note(self, change: Change, result: Resource | Exception | None) -> None:
         """Remember the outcome of one of our own changes; an error changes nothing here."""
@@ -295,7 +301,8 @@ class Plugin(msgspec.Struct, frozen=True):
     `discover` is pure: what the nodes' providerIDs and labels say about settings that nobody gave.
     `privileged` are annotation keys that name existing cloud objects → a glob of the values that do: see `policy.py`.
     `extra` is what to install where `make` raises ImportError: `pip install 'lbctl[aws]'`.
-    `watches` says, from the settings, what of the cluster the provider reads beside Services and Nodes.
+    `watches` says, from the settings, what of the cluster the provider reads beside Services and Nodes (`home` is among
+    them, too).
     `speaker` makes the part that runs on every node, if there is one: a provider without claim and status, whose
     resources are what this node announces. `speaker_watches` is what that one reads (the settings hold lbctl's own
     namespace as `home`), `speaker_settings` are its flags. See `lbctl speaker`.

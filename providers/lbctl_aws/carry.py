@@ -354,7 +354,7 @@ class Carrier:
         arn, fields, differs = have.outputs["arn"], want.fields, _changed_fields(change)
         added, removed = _tag_changes(change)
         self._add_tags(want, arn, added)
-        said = self._memory.known.get(("settings", arn))
+        said: Answer = {"ListenerArn": arn}
         if differs & {"protocol", "target_group", "tls_policy", "alpn"} or (
             fields["certificates"][:1] != have.fields["certificates"][:1]
         ):
@@ -367,7 +367,7 @@ class Carrier:
         if "attributes" in differs:
             self._set_listener_attributes(arn, fields["attributes"], have.fields["attributes"])
         self._remove_tags(want, arn, removed)
-        return self._listener_made(want, said or {"ListenerArn": arn})
+        return self._listener_made(want, said)
 
     def _cannot_listen(self, want: Resource, answer: Told) -> Exception:
         if answer.code == "CertificateNotFound":
@@ -391,7 +391,7 @@ class Carrier:
     def _listener_made(self, want: Resource, said: Answer) -> Resource:
         arn = said["ListenerArn"]
         if "Port" in said:
-            self._memory.put(("settings", arn), said)
+            self._memory.put(("settings", arn), normal.listener_draft(said))
         self._memory.put(("listener", arn), {"attributes": dict(want.fields["attributes"]),
                                              "certificates": tuple(want.fields["certificates"][1:])})
         return _made(want, arn=arn)

@@ -9,11 +9,13 @@ At 500 Services of one port an audit costs some 40 pages and its share of the tu
 one call per target group more, for the targets, and one per 20 listeners: about 565 calls in all.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network
+from itertools import chain
+from sys import intern
 from typing import Any, TypeVar
 
 import msgspec
@@ -26,7 +28,7 @@ from lbctl_aws.annotations import options
 from lbctl_aws.api import Answer, Api, Told
 from lbctl_aws.facts import Address, Facts, Group, Instance, Subnet
 from lbctl_aws.marks import DETAILS, OWNER, Mark
-from lbctl_aws.resources import backend_group_name
+from lbctl_aws.resources import NOTHING_UNUSUAL, backend_group_name
 from lbctl_aws.settings import Settings, instance_id, missing
 from lbctl_aws.subnets import CLUSTER_TAG
 
@@ -35,6 +37,12 @@ READERS = 4
 """Threads that read what AWS tells one at a time."""
 
 HOUR = 3600.0
+
+MOST_KEPT = 1000
+"""Different answers that are remembered for being kept once."""
+
+USUAL: tuple[Mapping[str, Any], ...] = (NOTHING_UNUSUAL, {"attributes": NOTHING_UNUSUAL, "certificates": ()})
+"""The attributes of nearly everything, and those of nearly every listener."""
 
 GONE = frozenset({"TargetGroupNotFound", "LoadBalancerNotFound", "ListenerNotFound"})
 
@@ -45,16 +53,27 @@ Detail = tuple[str, str]
 
 
 class Memory:
-    """What AWS tells one at a time, and when it was read. Own writes are put in as they happen."""
+    """What AWS tells one at a time, and when it was read. Own writes are put in as they happen.
+
+    Most answers are alike (the same targets behind every group, no unusual attributes): equal ones are kept once.
+    """
 
     def __init__(self) -> None:
         self.known: dict[Detail, Any] = {}
         self.read_at: dict[Detail, datetime] = {}
+        self._once: dict[Hashable, Any] = {}
 
     def put(self, detail: Detail, value: Any, at: datetime | None = None) -> None:
-        self.known[detail] = value
+        self.known[detail] = self._kept_once(value)
         if at is not None:
             self.read_at[detail] = at
+
+    def _kept_once(self, value: Any) -> Any:
+        if len(self._once) > MOST_KEPT:
+            self._once.clear()
+        if isinstance(value, tuple):
+            return self._once.setdefault(value, value)
+        return next((usual for usual in USUAL if usual == value), value)
 
     def forget(self, arn: str) -> None:
         for detail in [detail for detail in list(self.known) if detail[1] == arn]:
@@ -65,10 +84,11 @@ class Memory:
 class Snapshot(msgspec.Struct):
     """The pages of one fresh look, before they become resources."""
 
-    tags: dict[str, dict[str, str]] = {}
-    balancers: dict[str, Answer] = {}
-    groups: dict[str, Answer] = {}
-    security_groups: list[Answer] = []
+    tags: dict[str, Mapping[str, str]] = {}
+    balancers: dict[str, normal.Draft] = {}
+    groups: dict[str, normal.Draft] = {}
+    security_groups: list[Resource] = []
+    foreign_groups: list[Answer] = []
 
 
 class Look:
@@ -84,45 +104,53 @@ class Look:
         self._addresses: dict[str, Address] = {}
         self._asked: set[str] = set()
         self._foreign: dict[Key, tuple[str, str]] = {}
+        self._alike: dict[tuple[tuple[str, str], ...], Mapping[str, str]] = {}
         self._recognised = False
         self._copied = False
         self._last: datetime | None = None
 
     # -- everything -------------------------------------------------------------------------------------------------
 
-    def everything(self, scope: Scope) -> list[Resource]:
-        """All resources of ours. Raises rather than answer in part."""
+    def everything(self, scope: Scope, keep: Callable[[Resource], Resource]) -> list[Resource]:
+        """All resources of ours. Raises rather than answer in part.
+
+        What `keep` knows already is kept instead of its equal, so that a look that finds nothing new holds nothing new.
+        """
         self._forget_facts()
         self._learn_instances(scope.load_balancers)
         snapshot = self._pages(scope.at)
-        self._foreign = {}
-        backends = self._security_groups(snapshot)
+        backends = [group.outputs["id"] for group in snapshot.security_groups if group.kind == "backend-group"]
         ours = {arn for arn, tags in snapshot.tags.items() if self._mark.is_ours(tags)}
         self._read_details(snapshot, ours, scope.at)
-        resources = [*self._elb(snapshot, ours, backends), *self._ec2(snapshot, backends)]
+        rules = (rule for said in snapshot.foreign_groups for rule in normal.node_rules(said, backends))
+        found = chain(self._elb(snapshot, ours, backends), snapshot.security_groups, rules)
+        resources = [keep(resource) for resource in found]
         self._judge(resources)
-        self._last = scope.at
+        self._last, self._alike = scope.at, {}
         return resources
 
     def _pages(self, at: datetime) -> Snapshot:
-        balancers = {b["LoadBalancerArn"]: b for b in
-                     self._api.pages("elbv2", "DescribeLoadBalancers", "LoadBalancers", PageSize=400)
-                     if not self.vpc or b.get("VpcId") == self.vpc}
-        groups = {g["TargetGroupArn"]: g for g in
-                  self._api.pages("elbv2", "DescribeTargetGroups", "TargetGroups", PageSize=400)
-                  if not self.vpc or g.get("VpcId") == self.vpc}
-        tags = self._tags(balancers, groups, at)
+        said = self._api.pages("elbv2", "DescribeLoadBalancers", "LoadBalancers", PageSize=400)
+        balancers = {b["LoadBalancerArn"]: normal.balancer_draft(b) for b in said if self._is_here(b)}
+        said = self._api.pages("elbv2", "DescribeTargetGroups", "TargetGroups", PageSize=400)
+        groups = {g["TargetGroupArn"]: normal.group_draft(g) for g in said if self._is_here(g)}
+        snapshot = Snapshot(self._tags(balancers, groups, at), balancers, groups)
+        self._foreign, self._groups = {}, {}
         filters = [{"Name": "vpc-id", "Values": [self.vpc]}] if self.vpc else self._by_tag()
-        security = list(self._api.pages("ec2", "DescribeSecurityGroups", "SecurityGroups", MaxResults=1000,
-                                        Filters=filters))
-        return Snapshot(tags, balancers, groups, security)
+        said = self._api.pages("ec2", "DescribeSecurityGroups", "SecurityGroups", MaxResults=1000, Filters=filters)
+        for group in said:
+            self._security_group(group, snapshot)
+        return snapshot
+
+    def _is_here(self, said: Answer) -> bool:
+        return not self.vpc or said.get("VpcId") == self.vpc
 
     def _by_tag(self) -> list[dict[str, Any]]:
         return [{"Name": "tag:lbctl.io/cluster", "Values": [self._mark.cluster_id]}]
 
     def _tags(
-        self, balancers: Mapping[str, Answer], groups: Mapping[str, Answer], at: datetime
-    ) -> dict[str, dict[str, str]]:
+        self, balancers: Iterable[str], groups: Iterable[str], at: datetime
+    ) -> dict[str, Mapping[str, str]]:
         """The tags of everything of ours, by ARN; and of what has our names but is not listed as ours (yet)."""
         try:
             pages = self._api.pages(
@@ -130,7 +158,7 @@ class Look:
                 TagFilters=[{"Key": "lbctl.io/cluster", "Values": [self._mark.cluster_id]}],
                 ResourceTypeFilters=["elasticloadbalancing"],
             )
-            tags = {page["ResourceARN"]: normal.tags_of(page.get("Tags", ())) for page in pages}
+            tags = {intern(page["ResourceARN"]): self._said_tags(page) for page in pages}
         except CredentialsError as error:
             if error.reason != "permission":
                 raise
@@ -141,9 +169,14 @@ class Look:
                     if arn not in tags and ("foreign", arn) not in self.memory.known]
         return {**tags, **self._described_tags(unlisted)}
 
+    def _said_tags(self, said: Answer) -> Mapping[str, str]:
+        """Its tags: the same mapping for all that carry the same, as the parts of one Service do."""
+        tags = normal.tags_of(said.get("Tags", ()))
+        return self._alike.setdefault(tuple(sorted(tags.items())), tags)
+
     def _tags_one_by_one(
-        self, balancers: Mapping[str, Answer], groups: Mapping[str, Answer], at: datetime
-    ) -> dict[str, dict[str, str]]:
+        self, balancers: Iterable[str], groups: Iterable[str], at: datetime
+    ) -> dict[str, Mapping[str, str]]:
         """Without permission for the tag index: the tags of everything, then the listeners of what is ours.
 
         A page of tags holds 20; every load balancer of ours costs one call more, which tells its listeners' settings.
@@ -152,7 +185,7 @@ class Look:
         mine = [arn for arn in balancers if self._mark.is_ours(tags.get(arn, {}))]
         found = [said for part in _side_by_side([partial(self._listeners_of, arn) for arn in mine]) for said in part]
         for said in found:
-            self.memory.put(("settings", said["ListenerArn"]), said, at)
+            self.memory.put(("settings", said["ListenerArn"]), normal.listener_draft(said), at)
         return {**tags, **self._described_tags([said["ListenerArn"] for said in found])}
 
     def _listeners_of(self, balancer: str) -> list[Answer]:
@@ -162,11 +195,11 @@ class Look:
             # It went since the page was read.
             return []
 
-    def _described_tags(self, arns: Sequence[str]) -> dict[str, dict[str, str]]:
-        found: dict[str, dict[str, str]] = {}
+    def _described_tags(self, arns: Sequence[str]) -> dict[str, Mapping[str, str]]:
+        found: dict[str, Mapping[str, str]] = {}
         for part in _parts(arns, TAGS_AT_ONCE):
             for said in self._tag_descriptions(part):
-                found[said["ResourceArn"]] = normal.tags_of(said.get("Tags", ()))
+                found[said["ResourceArn"]] = self._said_tags(said)
                 if not self._mark.is_ours(found[said["ResourceArn"]]):
                     self.memory.put(("foreign", said["ResourceArn"]), True)
         return found
@@ -238,7 +271,7 @@ class Look:
                 self.memory.put(("settings", arns[0]), None, at)
             return
         for said in found:
-            self.memory.put(("settings", said["ListenerArn"]), said, at)
+            self.memory.put(("settings", intern(said["ListenerArn"])), normal.listener_draft(said), at)
 
     def _read_one(self, detail: Detail, snapshot: Snapshot, at: datetime) -> None:
         what, arn = detail
@@ -252,10 +285,10 @@ class Look:
         call = self._api.call
         if what == "targets":
             said = call("elbv2", "DescribeTargetHealth", told=GONE, TargetGroupArn=arn)
-            return normal.registered(said.get("TargetHealthDescriptions", ()), int(snapshot.groups[arn]["Port"]))
+            return normal.registered(said.get("TargetHealthDescriptions", ()), snapshot.groups[arn].fields["port"])
         if what == "group":
             said = call("elbv2", "DescribeTargetGroupAttributes", told=GONE, TargetGroupArn=arn)
-            return normal.unusual_of_group(said.get("Attributes", ()), snapshot.groups[arn]["Protocol"])
+            return normal.unusual_of_group(said.get("Attributes", ()), snapshot.groups[arn].fields["protocol"])
         if what == "balancer":
             said = call("elbv2", "DescribeLoadBalancerAttributes", told=GONE, LoadBalancerArn=arn)
             return normal.unusual_of_balancer(said.get("Attributes", ()))
@@ -265,58 +298,46 @@ class Look:
         return {"attributes": normal.unusual_of_listener(said.get("Attributes", ())), "certificates": certificates}
 
     def _is_tls(self, arn: str) -> bool:
-        return (self.memory.known.get(("settings", arn)) or {}).get("Protocol") == "TLS"
+        draft: normal.Draft | None = self.memory.known.get(("settings", arn))
+        return draft is not None and draft.fields["protocol"] == "TLS"
 
     # -- pages into resources ---------------------------------------------------------------------------------------
 
     def _elb(self, snapshot: Snapshot, ours: set[str], backends: Sequence[str]) -> Iterable[Resource]:
         known = self.memory.known
         backend = backends[0] if backends else ""
-        for arn, said in snapshot.balancers.items():
+        for arn, draft in snapshot.balancers.items():
             tags = snapshot.tags.get(arn, {})
             if arn in ours:
-                yield normal.load_balancer(said, tags, known.get(("balancer", arn), {}), backend)
+                yield normal.load_balancer(draft, tags, known.get(("balancer", arn), NOTHING_UNUSUAL), backend)
             else:
-                self._note_foreign("load-balancer", said["LoadBalancerName"], tags, arn)
-        for arn, said in snapshot.groups.items():
+                self._note_foreign("load-balancer", draft.name, tags, arn)
+        for arn, draft in snapshot.groups.items():
             tags = snapshot.tags.get(arn, {})
             if arn in ours:
                 targets, health = known.get(("targets", arn), ((), None))
-                yield normal.target_group(said, tags, known.get(("group", arn), {}), targets, health)
+                yield normal.target_group(draft, tags, known.get(("group", arn), NOTHING_UNUSUAL), targets, health)
             else:
-                self._note_foreign("target-group", said["TargetGroupName"], tags, arn)
+                self._note_foreign("target-group", draft.name, tags, arn)
         for arn in ours - snapshot.balancers.keys() - snapshot.groups.keys():
-            said_of = known.get(("settings", arn))
-            if said_of and said_of["LoadBalancerArn"] in snapshot.balancers:
+            spoken: normal.Draft | None = known.get(("settings", arn))
+            if spoken and spoken.fields["load_balancer"] in snapshot.balancers:
                 more = known.get(("listener", arn), {})
-                name = snapshot.balancers[said_of["LoadBalancerArn"]]["LoadBalancerName"]
-                yield normal.listener(said_of, snapshot.tags[arn], more.get("attributes", {}),
+                name = snapshot.balancers[spoken.fields["load_balancer"]].name
+                yield normal.listener(spoken, snapshot.tags[arn], more.get("attributes", NOTHING_UNUSUAL),
                                       more.get("certificates", ()), name)
 
-    def _security_groups(self, snapshot: Snapshot) -> list[str]:
-        """Take note of all groups of the VPC. The ids of our backend groups (one, unless a name was lost)."""
-        backends = []
-        self._groups = {}
-        for said in snapshot.security_groups:
-            tags = normal.tags_of(said.get("Tags", ()))
-            if self._mark.is_ours(tags):
-                if tags[OWNER] == SHARED:
-                    backends.append(said["GroupId"])
-            else:
-                self._groups[said["GroupId"]] = Group(said["GroupId"], said["GroupName"], frozenset(tags))
-                self._note_foreign("security-group", said["GroupName"], tags, said["GroupId"])
-                self._note_foreign("backend-group", said["GroupName"], tags, said["GroupId"])
-        return backends
-
-    def _ec2(self, snapshot: Snapshot, backends: Sequence[str]) -> Iterable[Resource]:
-        for said in snapshot.security_groups:
-            tags = normal.tags_of(said.get("Tags", ()))
-            if not self._mark.is_ours(tags):
-                yield from normal.node_rules(said, backends)
-            elif tags[OWNER] == SHARED:
-                yield normal.backend_group(said, tags)
-            else:
-                yield normal.security_group(said, tags)
+    def _security_group(self, said: Answer, snapshot: Snapshot) -> None:
+        """Ours is a resource at once; of the others, what Services and rules may name."""
+        tags = self._said_tags(said)
+        if self._mark.is_ours(tags):
+            make = normal.backend_group if tags[OWNER] == SHARED else normal.security_group
+            snapshot.security_groups.append(make(said, tags))
+            return
+        snapshot.foreign_groups.append(said)
+        self._groups[said["GroupId"]] = Group(said["GroupId"], said["GroupName"], frozenset(tags))
+        for kind in ("security-group", "backend-group"):
+            self._note_foreign(kind, said["GroupName"], tags, said["GroupId"])
 
     def _note_foreign(self, kind: str, name: str, tags: Mapping[str, str], thing: str) -> None:
         reason = self._mark.why_not(tags)

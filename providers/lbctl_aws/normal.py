@@ -1,50 +1,70 @@
 """From AWS's answers to resources in the form that desired would have said.  PURE.
 
 The sort of a thing is known from the call that told of it, never from its ARN (stand-ins shape those differently).
+What thousands of answers have in common (ids, tags, health checks) is kept once.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from sys import intern
 from typing import Any
+
+import msgspec
 
 from lbctl.model import SHARED, Owner, Resource
 from lbctl_aws.annotations import LISTENER_ATTRIBUTES, LOAD_BALANCER_ATTRIBUTES
 from lbctl_aws.marks import OWNER, UID
-from lbctl_aws.resources import group_defaults, holds, listener_name, rule_name
+from lbctl_aws.resources import group_defaults, health_check, holds, listener_name, rule_name
 
 Json = Mapping[str, Any]
 
 
+class Draft(msgspec.Struct, frozen=True, gc=False):
+    """What a page says of one thing, in normal form: all but its tags and what AWS tells one at a time."""
+
+    name: str
+    fields: Mapping[str, Any]
+    outputs: Mapping[str, Any]
+
+
 def tags_of(pairs: Iterable[Json]) -> dict[str, str]:
     """Tags as a mapping, without those of AWS itself, which nobody can change."""
-    return {pair["Key"]: pair.get("Value", "") for pair in pairs if not pair["Key"].startswith("aws:")}
+    return {intern(pair["Key"]): intern(pair.get("Value", "")) for pair in pairs if not pair["Key"].startswith("aws:")}
 
 
-def load_balancer(said: Json, tags: Mapping[str, str], attributes: Mapping[str, str], backend: str) -> Resource:
-    """From DescribeLoadBalancers, its tags and its unusual attributes; `backend` is our backend group's id."""
-    groups = said.get("SecurityGroups") or ()
-    fields: dict[str, Any] = {
+def balancer_draft(said: Json) -> Draft:
+    """From DescribeLoadBalancers."""
+    fields = {
         "scheme": said.get("Scheme") or "internet-facing",
-        "ip_address_type": said.get("IpAddressType", "ipv4"),
-        "subnets": {zone["SubnetId"]: _static_address(zone) for zone in said.get("AvailabilityZones", ())},
-        "security_groups": tuple(sorted(group for group in groups if group != backend)),
-        "backend_group": backend if backend in groups else "",
+        "ip_address_type": intern(said.get("IpAddressType", "ipv4")),
+        "subnets": {intern(zone["SubnetId"]): _static_address(zone) for zone in said.get("AvailabilityZones", ())},
+        "security_groups": tuple(sorted(map(intern, said.get("SecurityGroups") or ()))),
         "private_link": said.get("EnforceSecurityGroupInboundRulesOnPrivateLinkTraffic") or "on",
-        "attributes": dict(attributes),
-        "tags": dict(tags),
+    }
+    return Draft(said["LoadBalancerName"], fields, balancer_outputs(said))
+
+
+def load_balancer(draft: Draft, tags: Mapping[str, str], attributes: Mapping[str, str], backend: str) -> Resource:
+    """With its tags and its unusual attributes; `backend` is our backend group's id."""
+    groups = draft.fields["security_groups"]
+    fields = {
+        **draft.fields,
+        "security_groups": tuple(group for group in groups if group != backend),
+        "backend_group": backend if backend in groups else "",
+        "attributes": attributes,
+        "tags": tags,
         "uid": tags.get(UID, ""),
     }
-    name = said["LoadBalancerName"]
-    static = holds(name, fields["subnets"])
-    return Resource("load-balancer", name, Owner(tags[OWNER]), fields, balancer_outputs(said), static)
+    static = holds(draft.name, fields["subnets"])
+    return Resource("load-balancer", draft.name, Owner(tags[OWNER]), fields, draft.outputs, static)
 
 
 def balancer_outputs(said: Json) -> dict[str, Any]:
     created = said.get("CreatedTime")
     return {
-        "arn": said["LoadBalancerArn"],
+        "arn": intern(said["LoadBalancerArn"]),
         "hostname": said["DNSName"],
-        "state": said.get("State", {}).get("Code", ""),
+        "state": intern(said.get("State", {}).get("Code", "")),
         "created": created.isoformat() if isinstance(created, datetime) else "",
     }
 
@@ -57,35 +77,36 @@ def _static_address(zone: Json) -> str:
     return ""
 
 
-def target_group(
-    said: Json, tags: Mapping[str, str], attributes: Mapping[str, str], targets: tuple[str, ...],
-    health: tuple[int, int] | None,
-) -> Resource:
-    """From DescribeTargetGroups, its tags, its unusual attributes and what is registered."""
+def group_draft(said: Json) -> Draft:
+    """From DescribeTargetGroups."""
     web = said.get("HealthCheckProtocol") != "TCP"
     fields = {
-        "vpc": said.get("VpcId", ""),
-        "protocol": said["Protocol"],
+        "vpc": intern(said.get("VpcId", "")),
+        "protocol": intern(said["Protocol"]),
         "port": int(said["Port"]),
-        "ip_address_type": said.get("IpAddressType") or "ipv4",
-        "health_check": {
-            "protocol": said.get("HealthCheckProtocol", ""),
-            "port": str(said.get("HealthCheckPort", "")),
-            "path": said.get("HealthCheckPath", "") if web else "",
-            "codes": said.get("Matcher", {}).get("HttpCode", "") if web else "",
-            "interval": int(said.get("HealthCheckIntervalSeconds", 0)),
-            "timeout": int(said.get("HealthCheckTimeoutSeconds", 0)),
-            "healthy": int(said.get("HealthyThresholdCount", 0)),
-            "unhealthy": int(said.get("UnhealthyThresholdCount", 0)),
-        },
-        "attributes": dict(attributes),
-        "targets": targets,
-        "tags": dict(tags),
+        "ip_address_type": intern(said.get("IpAddressType") or "ipv4"),
+        "health_check": health_check(
+            protocol=said.get("HealthCheckProtocol", ""),
+            port=str(said.get("HealthCheckPort", "")),
+            path=said.get("HealthCheckPath", "") if web else "",
+            codes=said.get("Matcher", {}).get("HttpCode", "") if web else "",
+            interval=int(said.get("HealthCheckIntervalSeconds", 0)),
+            timeout=int(said.get("HealthCheckTimeoutSeconds", 0)),
+            healthy=int(said.get("HealthyThresholdCount", 0)),
+            unhealthy=int(said.get("UnhealthyThresholdCount", 0)),
+        ),
     }
-    outputs: dict[str, Any] = {"arn": said["TargetGroupArn"]}
-    if health is not None:
-        outputs["health"] = health
-    return Resource("target-group", said["TargetGroupName"], Owner(tags[OWNER]), fields, outputs)
+    return Draft(said["TargetGroupName"], fields, {"arn": intern(said["TargetGroupArn"])})
+
+
+def target_group(
+    draft: Draft, tags: Mapping[str, str], attributes: Mapping[str, str], targets: tuple[str, ...],
+    health: tuple[int, int] | None,
+) -> Resource:
+    """With its tags, its unusual attributes and what is registered."""
+    fields = {**draft.fields, "attributes": attributes, "targets": targets, "tags": tags}
+    outputs = draft.outputs if health is None else {**draft.outputs, "health": health}
+    return Resource("target-group", draft.name, Owner(tags[OWNER]), fields, outputs)
 
 
 def registered(descriptions: Iterable[Json], port: int) -> tuple[tuple[str, ...], tuple[int, int]]:
@@ -99,31 +120,38 @@ def registered(descriptions: Iterable[Json], port: int) -> tuple[tuple[str, ...]
             continue
         target = description["Target"]
         at = int(target.get("Port", port))
-        targets.append(target["Id"] if at == port else f"{target['Id']}:{at}")
+        targets.append(intern(target["Id"]) if at == port else f"{target['Id']}:{at}")
         healthy += state == "healthy"
         judged += state in ("healthy", "unhealthy", "unavailable")
     return tuple(sorted(targets)), (healthy, judged)
 
 
-def listener(said: Json, tags: Mapping[str, str], attributes: Mapping[str, str], more: Iterable[str],
-             balancer: str) -> Resource:
-    """From DescribeListeners; `more` are the certificates beside the default, `balancer` the load balancer's name."""
+def listener_draft(said: Json) -> Draft:
+    """From DescribeListeners, which tells only the default certificate. Its name follows from its load balancer's."""
     tls = said.get("Protocol") == "TLS"
-    default = [certificate["CertificateArn"] for certificate in said.get("Certificates") or ()][:1] if tls else []
     actions: Sequence[Json] = said.get("DefaultActions") or ({},)
     fields = {
-        "load_balancer": said["LoadBalancerArn"],
+        "load_balancer": intern(said["LoadBalancerArn"]),
         "port": int(said["Port"]),
-        "protocol": said["Protocol"],
-        "target_group": _forwards_to(actions[0]),
-        "certificates": (*default, *sorted(arn for arn in more if arn not in default)),
+        "protocol": intern(said["Protocol"]),
+        "target_group": intern(_forwards_to(actions[0])),
+        "certificates": tuple(c["CertificateArn"] for c in said.get("Certificates") or ())[:1] if tls else (),
         "tls_policy": said.get("SslPolicy", "") if tls else "",
         "alpn": (said.get("AlpnPolicy") or ["None"])[0] if tls else "None",
-        "attributes": dict(attributes),
-        "tags": dict(tags),
     }
-    name = listener_name(balancer, int(said["Port"]))
-    return Resource("listener", name, Owner(tags[OWNER]), fields, {"arn": said["ListenerArn"]})
+    return Draft("", fields, {"arn": intern(said["ListenerArn"])})
+
+
+def listener(draft: Draft, tags: Mapping[str, str], attributes: Mapping[str, str], more: Iterable[str],
+             balancer: str) -> Resource:
+    """With its tags and unusual attributes; `more` are the certificates beside the default, `balancer` the load
+    balancer's name.
+    """
+    default: tuple[str, ...] = draft.fields["certificates"]
+    others = sorted(arn for arn in more if arn not in default)
+    fields = {**draft.fields, "certificates": (*default, *others), "attributes": attributes, "tags": tags}
+    name = listener_name(balancer, draft.fields["port"])
+    return Resource("listener", name, Owner(tags[OWNER]), fields, draft.outputs)
 
 
 def _forwards_to(action: Json) -> str:
@@ -135,19 +163,19 @@ def _forwards_to(action: Json) -> str:
 
 def security_group(said: Json, tags: Mapping[str, str]) -> Resource:
     """From DescribeSecurityGroups: a Service's own group with all its rules."""
-    fields = {"vpc": said.get("VpcId", ""), "rules": rules_of(said), "tags": dict(tags)}
-    return Resource("security-group", said["GroupName"], Owner(tags[OWNER]), fields, {"id": said["GroupId"]})
+    fields = {"vpc": intern(said.get("VpcId", "")), "rules": rules_of(said), "tags": tags}
+    return Resource("security-group", said["GroupName"], Owner(tags[OWNER]), fields, {"id": intern(said["GroupId"])})
 
 
 def backend_group(said: Json, tags: Mapping[str, str]) -> Resource:
-    fields = {"vpc": said.get("VpcId", ""), "tags": dict(tags)}
+    fields = {"vpc": intern(said.get("VpcId", "")), "tags": tags}
     return Resource("backend-group", said["GroupName"], SHARED, fields, {"id": said["GroupId"]})
 
 
 def rules_of(said: Json) -> tuple[str, ...]:
     """Every rule for what comes in, as `protocol:port:source` or `protocol:first-last:source`, sorted."""
     return tuple(sorted(
-        f"{permission['IpProtocol']}:{_ports(permission)}:{source}"
+        intern(f"{permission['IpProtocol']}:{_ports(permission)}:{source}")
         for permission in said.get("IpPermissions", ()) for source in _sources(permission)
     ))
 

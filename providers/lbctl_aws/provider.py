@@ -49,7 +49,7 @@ class AwsProvider:
             raise SettingsError("the cluster's id is not known: give --cluster-id, LBCTL_CLUSTER_ID or a kubeconfig")
         if scope.fresh or not self._known.complete:
             self._known.begin()
-            self._known.replace(self._look.everything(scope))
+            self._known.replace(self._look.everything(scope, self._known.same))
             self._names = {}
             self._holders = dict(hold for r in self._known.of(None) for hold in _holds(r))
             scope = msgspec.structs.replace(scope, fresh=True)

@@ -12,6 +12,7 @@ so a replacement is another resource and can be created before the old one goes.
 """
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -39,6 +40,9 @@ KINDS = (
 
 MOST_LISTENERS = 50
 """Listeners of one Network Load Balancer (AWS quotas; cannot be raised)."""
+
+NOTHING_UNUSUAL: Mapping[str, str] = {}
+"""The attributes of nearly everything."""
 
 PROXY_HEALTH_PORT = 10256
 """kube-proxy's own health port, the same on every node (KEP-3458); the only TCP port behind a UDP Service."""
@@ -181,9 +185,9 @@ def holds(name: str, placed: Mapping[str, str]) -> tuple[str, ...]:
                               for subnet, text in static))
 
 
-def uses(attributes: Mapping[str, str]) -> dict[str, str]:
-    """The tag that says that a cold start must read this resource's attributes."""
-    return {DETAILS: "attributes"} if attributes else {}
+def detailed(tags: Mapping[str, str], details: object) -> Mapping[str, str]:
+    """The tags, with the one that says that a cold start must read this resource's attributes, if there are any."""
+    return {**tags, DETAILS: "attributes"} if details else tags
 
 
 # -- ports ----------------------------------------------------------------------------------------------------------
@@ -315,7 +319,7 @@ def _load_balancer(
         "backend_group": Ref("backend-group", backend_group_name(context.mark), "id") if managed else "",
         "private_link": chosen.private_link,
         "attributes": attributes,
-        "tags": {**tags, **uses(attributes)},
+        "tags": detailed(tags, attributes),
         **_other_uid(lb, seen),
     }
     return Resource("load-balancer", name, lb.owner, fields, holds=holds(name, placed), because=f"serves {lb.owner}")
@@ -409,7 +413,7 @@ def _security_group(lb: LoadBalancer, chosen: Options, tags: Mapping[str, str], 
         families = ("IPv4", "IPv6") if chosen.ip_address_type == "dualstack" else ("IPv4",)
         sources = [str(everybody(family)) for family in families]  # type: ignore[arg-type]
     rules = {f"{port.protocol.lower()}:{port.port}:{source}" for port in lb.ports for source in sources}
-    fields = {"vpc": context.facts.vpc, "rules": tuple(sorted(rules)), "tags": dict(tags)}
+    fields = {"vpc": context.facts.vpc, "rules": tuple(sorted(rules)), "tags": tags}
     name = names.derived(context.mark.cluster_id, lb.owner, "frontend")
     return Resource("security-group", name, lb.owner, fields, because="says who may connect")
 
@@ -430,7 +434,7 @@ def _target_group(
         "health_check": _health_check(lb, chosen, front),
         "attributes": attributes,
         "targets": targets,
-        "tags": {**tags, **uses(attributes)},
+        "tags": detailed(tags, attributes),
     }
     return Resource("target-group", name, lb.owner, fields, because=f"the nodes behind port {front.port}")
 
@@ -440,10 +444,9 @@ def _listener(
     context: Context,
 ) -> Resource:
     tls = front.protocol == "TLS"
-    attributes = dict(chosen.listener_attributes.get(f"{front.protocol}-{front.port}", {}))
+    attributes = chosen.listener_attributes.get(f"{front.protocol}-{front.port}", NOTHING_UNUSUAL)
     unusual = _unusual(attributes, {"tcp.idle_timeout.seconds": "350"})
     certificates = _certificates(chosen, context) if tls else ()
-    many = {DETAILS: "attributes"} if len(certificates) > 1 else {}
     fields = {
         "load_balancer": Ref("load-balancer", balancer.name, "arn"),
         "port": front.port,
@@ -453,7 +456,7 @@ def _listener(
         "tls_policy": (chosen.tls_policy or context.settings.ssl_policy) if tls else "",
         "alpn": chosen.alpn if tls else "None",
         "attributes": unusual,
-        "tags": {**tags, **uses(unusual), **many},
+        "tags": detailed(tags, unusual or certificates[1:]),
     }
     return Resource("listener", listener_name(balancer.name, front.port), lb.owner, fields,
                     because=f"port {front.port}")
@@ -471,7 +474,7 @@ def _certificates(chosen: Options, context: Context) -> tuple[str, ...]:
     return (chosen.certificates[0], *sorted(chosen.certificates[1:]))
 
 
-def _health_check(lb: LoadBalancer, chosen: Options, front: Front) -> dict[str, Any]:
+def _health_check(lb: LoadBalancer, chosen: Options, front: Front) -> Mapping[str, Any]:
     """The AWS Load Balancer Controller's defaults, and for UDP alone kube-proxy's health: a UDP port answers no check.
 
     | traffic policy | protocol | port | interval | timeout | healthy, unhealthy |
@@ -487,16 +490,25 @@ def _health_check(lb: LoadBalancer, chosen: Options, front: Front) -> dict[str, 
     port = str(lb.health_check_node_port) if local else str(PROXY_HEALTH_PORT) if proxy else "traffic-port"
     web = protocol != "TCP"
     thresholds = 2 if local else 3
-    return {
-        "protocol": protocol,
-        "port": _health_port(said.port, lb) if said.port else port,
-        "path": (said.path or "/healthz") if web else "",
-        "codes": (said.codes or "200-399") if web else "",
-        "interval": said.interval or 10,
-        "timeout": said.timeout or (6 if web else 10),
-        "healthy": said.healthy or thresholds,
-        "unhealthy": said.unhealthy or thresholds,
-    }
+    return health_check(
+        protocol=protocol,
+        port=_health_port(said.port, lb) if said.port else port,
+        path=(said.path or "/healthz") if web else "",
+        codes=(said.codes or "200-399") if web else "",
+        interval=said.interval or 10,
+        timeout=said.timeout or (6 if web else 10),
+        healthy=said.healthy or thresholds,
+        unhealthy=said.unhealthy or thresholds,
+    )
+
+
+@lru_cache(maxsize=1024)
+def health_check(
+    *, protocol: str, port: str, path: str, codes: str, interval: int, timeout: int, healthy: int, unhealthy: int
+) -> Mapping[str, Any]:
+    """A health check in normal form. Most Services have the same: it is kept once."""
+    return {"protocol": protocol, "port": port, "path": path, "codes": codes, "interval": interval, "timeout": timeout,
+            "healthy": healthy, "unhealthy": unhealthy}
 
 
 def _health_port(said: str, lb: LoadBalancer) -> str:
@@ -521,6 +533,8 @@ def group_defaults(protocol: str) -> Mapping[str, str]:
     return {**GROUP_ATTRIBUTES, "deregistration_delay.connection_termination.enabled": "true"}
 
 
-def _unusual(said: Mapping[str, str], defaults: Mapping[str, str]) -> dict[str, str]:
+def _unusual(said: Mapping[str, str], defaults: Mapping[str, str]) -> Mapping[str, str]:
     """Only what differs from AWS's default: what is not said goes back to it."""
+    if not said:
+        return NOTHING_UNUSUAL
     return {key: value for key, value in said.items() if value != defaults.get(key)}
