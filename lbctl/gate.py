@@ -20,6 +20,10 @@ WHILE_PROBING = 0.2
 AT_ONCE = 5
 """Calls of one category on their way at the same time: as many as a first throttle can hit at once."""
 
+SLOW = 0.5
+"""Seconds after which a call gives up its place among those: a throttle would have been its answer long ago, and a
+call that hangs must not make the others fewer."""
+
 
 class Throttled(Exception):
     """Raised inside `Gate.passing` by whoever saw the cloud say "too fast"."""
@@ -28,11 +32,17 @@ class Throttled(Exception):
 class _Category:
     def __init__(self) -> None:
         self.changed = threading.Condition()
-        self.on_their_way = 0
+        self.on_their_way: list[float] = []
         self.closed_at: float | None = None
         self.probes = 0
         self.next_probe = 0.0
-        self.probing = False
+        self.probing: float | None = None
+
+
+    def wait(self, now: float, at_once: int) -> float:
+        """Seconds until another call may go, if no other ends before; 0 for at once."""
+        quick = [since for since in self.on_their_way if now - since < SLOW]
+        return max(min(quick) + SLOW - now, 0.001) if len(quick) >= at_once else 0.0
 
 
 class Gate:
@@ -51,7 +61,7 @@ class Gate:
         A probe that gets any other answer, an error too, opens it again; one that gets none leaves it closed.
         """
         door = self._category(category)
-        probe = self._enter(door, category)
+        probe, since = self._enter(door, category)
         answered = False
         try:
             yield
@@ -62,24 +72,26 @@ class Gate:
             answered = not isinstance(error, Unavailable)
             raise
         finally:
-            self._leave(door, probe, opens=answered)
+            self._leave(door, probe, since, opens=answered)
 
     def _category(self, name: str) -> _Category:
         with self._lock:
             return self._categories.setdefault(name, _Category())
 
-    def _enter(self, door: _Category, category: str) -> bool:
-        """Take a place. True if this call is the probe of a closed category."""
+    def _enter(self, door: _Category, category: str) -> tuple[bool, float]:
+        """Take a place: (whether this call is the probe of a closed category, when it began)."""
         with door.changed:
-            while door.closed_at is None and door.on_their_way >= self._at_once:
-                door.changed.wait()
+            while door.closed_at is None and (seconds := door.wait(self._clock(), self._at_once)):
+                door.changed.wait(seconds)
+            now = self._clock()
             if door.closed_at is not None:
-                wait = WHILE_PROBING if door.probing else door.next_probe - self._clock()
+                answered_soon = door.probing is not None and now - door.probing < SLOW
+                wait = WHILE_PROBING if answered_soon else door.next_probe - now
                 if wait > 0:
                     raise Retry(wait, _sentence(category), reason="throttled")
-                door.probing = True
-            door.on_their_way += 1
-            return door.closed_at is not None
+                door.probing = now
+            door.on_their_way.append(now)
+            return door.closed_at is not None, now
 
     def _close(self, door: _Category, probe: bool) -> float:
         """Seconds until the next probe. A throttle of a call sent before the door closed does not put that off."""
@@ -94,11 +106,11 @@ class Gate:
                 door.next_probe = now + min(max(usual, (now - door.closed_at) / 10), LAST_PROBE)
             return max(door.next_probe - now, WHILE_PROBING)
 
-    def _leave(self, door: _Category, probe: bool, *, opens: bool) -> None:
+    def _leave(self, door: _Category, probe: bool, since: float, *, opens: bool) -> None:
         with door.changed:
-            door.on_their_way -= 1
+            door.on_their_way.remove(since)
             if probe:
-                door.probing = False
+                door.probing = None if door.probing == since else door.probing
                 if opens:
                     door.closed_at = None
             door.changed.notify_all()

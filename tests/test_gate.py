@@ -1,6 +1,7 @@
 """The gate before the cloud's calls: one throttle closes it for everybody, one probe at a time finds out."""
 
 import threading
+import time
 
 import pytest
 
@@ -156,3 +157,29 @@ def test_a_waiting_caller_is_sent_away_when_the_gate_closes(clock):
     for thread in threads:
         thread.join(5)
     assert told[0] is not None
+
+
+def test_a_call_that_hangs_makes_the_others_no_fewer(clock):
+    gate = Gate(clock, at_once=2)
+    with gate.passing("write"):
+        clock.now += 0.5
+        with gate.passing("write"), gate.passing("write"):
+            pass
+
+
+def test_who_waits_behind_calls_that_hang_goes_on_in_time():
+    gate = Gate(time.monotonic, at_once=1)
+    with gate.passing("write"):
+        other = threading.Thread(target=closed, args=(gate,))
+        other.start()
+        other.join(30)
+        assert not other.is_alive()
+
+
+def test_a_probe_that_hangs_keeps_nobody_out(gate, clock):
+    throttle(gate)
+    clock.now += 0.5
+    with gate.passing("write"):
+        clock.now += 0.5
+        assert closed(gate) is None
+    assert closed(gate) is None

@@ -5,6 +5,7 @@ while the one is still held. (How long that takes, side by side: `python -m test
 """
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -38,7 +39,7 @@ class Cloud(MemoryProvider):
     def __init__(self, name: str, held: frozenset[Owner], latency: float) -> None:
         super().__init__(Harness({"cloud": name}, "c1", on_call=self._called, now=lambda: datetime.now(UTC)))
         self._held, self._latency = held, latency
-        self._gate, self._for = Gate(lambda: 0.0), threading.local()
+        self._gate, self._for = Gate(time.monotonic), threading.local()
         self.release = threading.Event()
         self.calls: list[tuple[Owner, str]] = []
         self.at_once: Counter[Owner] = Counter()
