@@ -259,6 +259,7 @@ class Loop:
         # Thousands of new orders at once would keep a question waiting; the roll they need comes before them.
         if not update.more or self._new >= SLICE:
             self._new = 0
+            self._sockets.look_for(self._orders)
             self._do(self._machine.set_orders(self._orders.values(), tuple(self._peers.values()), self._now))
 
     def _log(self, level: str, message: str, fields: dict[str, str]) -> None:

@@ -1,9 +1,10 @@
 """The data plane's raw sockets: whole Ethernet frames in and out, one pair of AF_PACKET sockets per link.
 
 One socket for ARP and one for IPv6, not one for everything: a socket for ETH_P_ALL makes the kernel clone every frame
-of the host, sent ones too. A filter in the kernel lets through what was sent to us, to everybody or to a group, and of
-IPv6 only neighbour discovery: other traffic never wakes the process. A VLAN-tagged frame without a VLAN interface here
-is marked as somebody else's by the kernel, as are frames that a promiscuous card picks up, and our own as outgoing.
+of the host, sent ones too. A filter in the kernel lets through what was sent to us, to everybody or to a group; of IPv6
+only neighbour discovery, of ARP only what names our addresses: the rest never wakes the process. A VLAN-tagged frame
+without a VLAN interface here is marked as somebody else's by the kernel, as are frames that a promiscuous card picks
+up, and our own as outgoing.
 
 CAP_NET_RAW is all that is needed. An interface that fails (ENXIO, ENODEV, …) loses its sockets until it is back; no
 error of a socket ends anything else.
@@ -14,14 +15,15 @@ Sources: packet(7), ipv6(7), linux/filter.h, linux/if_packet.h, Documentation/ne
 import array
 import contextlib
 import errno
+import itertools
 import selectors
 import socket
 import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from ipaddress import IPv6Address
+from ipaddress import IPv4Address, IPv6Address
 
-from lbctl_l2.wire import Link
+from lbctl_l2.wire import IPAddress, Link
 
 ETH_P_ARP, ETH_P_IPV6 = 0x0806, 0x86DD
 LARGEST = 2048  # No frame of ours is longer; of a longer one the rest is cut off, which makes its checksum wrong.
@@ -42,27 +44,21 @@ _PACKET_TYPE = 0xFFFFF000 + 4  # SKF_AD_OFF + SKF_AD_PKTTYPE
 _MULTICAST = 2  # PACKET_HOST 0, PACKET_BROADCAST 1, PACKET_MULTICAST 2; more is not for us.
 
 Instruction = tuple[int, int, int, int]
+Program = tuple[Instruction, ...]
 
-# Shorter than the offset read by a load means: not let through. 41 is the last byte of an ARP packet.
-ARP_FILTER: tuple[Instruction, ...] = (
-    (_LOAD_WORD, 0, 0, _PACKET_TYPE),
-    (_IF_GREATER, 2, 0, _MULTICAST),
-    (_LOAD_BYTE, 0, 0, 41),
-    (_RETURN, 0, 0, LARGEST),
-    (_RETURN, 0, 0, 0),
-)
+_NO: Instruction = (_RETURN, 0, 0, 0)
+_YES: Instruction = (_RETURN, 0, 0, LARGEST)
+_SENT_TO_US: tuple[Instruction, ...] = ((_LOAD_WORD, 0, 0, _PACKET_TYPE), (_IF_GREATER, 0, 1, _MULTICAST), _NO)
+_SENDER, _TARGET, _LAST = 28, 38, 41  # Offsets in a frame of ARP. A load behind its end means: not let through.
+_OF_HEARTBEATS = IPv4Address("192.0.0.8")
+ARP_FILTER = (*_SENT_TO_US, (_LOAD_BYTE, 0, 0, _LAST), _YES)
 # IPv6's next header at 20 (58 is ICMPv6), ICMPv6's type at 54: 135 solicitation, 136 advertisement (RFC 4861).
-NDP_FILTER: tuple[Instruction, ...] = (
-    (_LOAD_WORD, 0, 0, _PACKET_TYPE),
-    (_IF_GREATER, 6, 0, _MULTICAST),
-    (_LOAD_BYTE, 0, 0, 20),
-    (_IF_EQUAL, 0, 4, 58),
-    (_LOAD_BYTE, 0, 0, 54),
-    (_IF_EQUAL, 1, 0, 135),
-    (_IF_EQUAL, 0, 1, 136),
-    (_RETURN, 0, 0, LARGEST),
-    (_RETURN, 0, 0, 0),
+NDP_FILTER = (
+    *_SENT_TO_US, (_LOAD_BYTE, 0, 0, 20), (_IF_EQUAL, 0, 3, 58), (_LOAD_BYTE, 0, 0, 54), (_IF_EQUAL, 2, 0, 135),
+    (_IF_EQUAL, 1, 0, 136), _NO, _YES,
 )
+MOST_LOOKED_FOR = 500
+"""Of more addresses the kernel lets all of ARP through: a program's length is limited (BPF_MAXINSNS, optmem_max)."""
 
 
 class Port:
@@ -93,6 +89,13 @@ class Port:
             except BlockingIOError:
                 return
 
+    def look_for(self, program: Program) -> None:
+        """Lets through what this program does from now on; if it is too long for this kernel, all of ARP."""
+        try:
+            attach(self.socket, program)
+        except OSError:
+            attach(self.socket, ARP_FILTER)
+
     def hear(self, group: IPv6Address, wanted: bool = True) -> None:
         """Tells the card to let a group's frames in (RFC 2464, 7), or not any more."""
         request = struct.pack("=iHH8s", self.link, _PACKET_MR_MULTICAST, 6, b"\x33\x33" + group.packed[-4:])
@@ -113,6 +116,7 @@ class Sockets:
         self._ports: dict[tuple[int, int], Port] = {}
         self._groups: dict[int, set[IPv6Address]] = {}
         self._members = Members()
+        self._arp_filter: Program = arp_filter(())
         self._overflows = 0
         self.failures: Counter[str] = Counter()
         self.refused: dict[str, str] = {}
@@ -149,6 +153,15 @@ class Sockets:
                     except OSError as error:
                         self._count(error)
                         self.refused[link.name] = f"socket-refused: {error.strerror}{hint(error)}"
+
+    def look_for(self, addresses: Iterable[IPAddress]) -> None:
+        """Of ARP only what names one of these, and heartbeats, wakes this process: others' storms pass it by."""
+        program = arp_filter(address for address in addresses if isinstance(address, IPv4Address))
+        if program != self._arp_filter:
+            self._arp_filter = program
+            for port in self.ports:
+                if port.protocol == ETH_P_ARP:
+                    port.look_for(program)
 
     def receive(self, port: Port, most: int) -> list[bytes]:
         """What has arrived at a port, at most so many frames; of one that failed nothing, and it is closed."""
@@ -208,6 +221,8 @@ class Sockets:
         self._members.close()
 
     def _open(self, port: Port) -> None:
+        if port.protocol == ETH_P_ARP:
+            port.look_for(self._arp_filter)
         self._ports[port.link, port.protocol] = port
         self._selector.register(port, selectors.EVENT_READ, port)
         for group in self._groups.get(port.link, ()) if port.protocol == ETH_P_IPV6 else ():
@@ -280,7 +295,23 @@ class Members:
         self._held[link, group] = member
 
 
-def attach(to: socket.socket, program: tuple[Instruction, ...]) -> None:
+def arp_filter(addresses: Iterable[IPv4Address]) -> Program:
+    """Lets through what has one of these as its target or its sender, and heartbeats."""
+    found = list(itertools.islice(addresses, MOST_LOOKED_FOR + 1))
+    if len(found) > MOST_LOOKED_FOR:
+        return ARP_FILTER
+    targets = named(_TARGET, (_OF_HEARTBEATS, *found))
+    return (*_SENT_TO_US, (_LOAD_BYTE, 0, 0, _LAST), *targets, *named(_SENDER, found), _NO)
+
+
+def named(offset: int, addresses: Iterable[IPv4Address]) -> Iterator[Instruction]:
+    """Lets through a frame that has one of these at that offset."""
+    yield (_LOAD_WORD, 0, 0, offset)
+    for address in addresses:
+        yield from ((_IF_EQUAL, 0, 1, int(address)), _YES)
+
+
+def attach(to: socket.socket, program: Program) -> None:
     """Attaches a classic BPF program: struct sock_fprog points at struct sock_filter, each 8 bytes."""
     code = array.array("B", b"".join(struct.pack("=HBBI", *instruction) for instruction in program))
     to.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(program), code.buffer_info()[0]))

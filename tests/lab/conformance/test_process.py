@@ -28,6 +28,7 @@ from lbctl_l2.lab.probe import (
     is_gratuitous,
     solicited,
 )
+from lbctl_l2.sockets import MOST_LOOKED_FOR
 from lbctl_l2.wire import Order, Peer, PeerLink, State
 
 ME = "node-a"
@@ -141,6 +142,21 @@ def test_when_control_is_killed_it_hands_over_and_ends(segment):
     control.wait()
     control.stdout.close()
     other.end()
+
+
+def test_questions_for_other_hosts_never_wake_it(segment, speaker, still_answers):
+    before = speaker.plane.report().counters.received
+    segment.prober.say(*[Arp(segment.prober.mac, tpa=STRANGER + number).frame for number in range(30)])
+    still_answers()
+    speaker.wait(lambda: speaker.plane.report().counters.received > before)
+    assert speaker.plane.report().counters.received < before + 30
+
+
+def test_more_addresses_than_the_kernel_s_filter_takes_are_served_all_the_same(segment, speaker):
+    addresses = [VIP + number for number in range(MOST_LOOKED_FOR + 100)]
+    speaker.announce(*addresses)
+    segment.prober.say(Arp(segment.prober.mac, tpa=addresses[-1]).frame)
+    segment.prober.hear(is_arp(REPLY, addresses[-1]))
 
 
 def test_a_storm_of_five_thousand_frames_a_second_keeps_no_client_without_an_answer(segment, speaker):
