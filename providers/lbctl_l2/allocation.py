@@ -12,7 +12,7 @@ A Service that is to move keeps what it has until the next look: make before bre
 were tried and why each did not fit.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from lbctl.model import DEGRADED, Family, IPAddress, Note, Owner, Refusal
@@ -55,13 +55,17 @@ def allocate(book: Book, owners: Iterable[Owner] | None, now: datetime) -> dict[
 
 
 def _serve_all(book: Book, queue: Sequence[Request], asked: set[Owner]) -> dict[Owner, Outcome]:
-    """Everybody who waits, in turn, up to the last one that was asked for."""
+    """Everybody who waits, in turn, up to the last one that was asked for.
+
+    Who gets nothing is not thought of again until something happens that could help, unless it was a mere promise to
+    somebody else that stood in the way: that may come to nothing.
+    """
     last = max((at for at, request in enumerate(queue) if request.owner in asked), default=-1)
     served: dict[Owner, Outcome] = {}
     for request in queue[: last + 1]:
         if request.owner in asked or request.owner not in book.stuck:
             outcome = served[request.owner] = _serve(book, request)
-            if set(outcome.addresses) <= set(request.held):
+            if not book.promises and set(outcome.addresses) <= set(request.held):
                 book.stuck.add(request.owner)
     return served
 
@@ -165,37 +169,39 @@ def _any(
         return {}
     near = {book.pool_of(address) for address in has.values()}
     pools = sorted(_candidates(book, request), key=lambda pool: pool.name not in near)
-    refused: dict[str, Verdict] = {}
-    if len(missing) > 1:
-        for pool in pools:
-            try:
-                return _from(book, request, pool, missing)
-            except Verdict as no:
-                refused[pool.name] = no
-    found: dict[Family, IPAddress] = {}
+    if len(missing) > 1 and (found := _first(book, request, pools, missing)):
+        return found
+    found = {}
     for wanted in missing:
-        try:
-            found |= _first(book, request, pools, wanted, found)
-        except Verdict:
-            if not enough:
-                raise
+        more = _first(book, request, pools, [wanted], found)
+        if not (more or enough):
+            raise _summary(book, request, pools, [wanted])
+        found |= more
     if not found and not has:
-        raise _summary(request, missing, refused)
+        raise _summary(book, request, pools, missing)
     return found
 
 
 def _first(
-    book: Book, request: Request, pools: Sequence[Pool], wanted: Family, promised: dict[Family, IPAddress]
+    book: Book,
+    request: Request,
+    pools: Iterable[Pool],
+    missing: Sequence[Family],
+    promised: Mapping[Family, IPAddress] | None = None,
 ) -> dict[Family, IPAddress]:
-    """An address of one family, from the first pool that has one. `promised` count towards the quota already."""
-    refused: dict[str, Verdict] = {}
+    """An address of each of these families, from the first pool that has them; empty if none does.
+
+    `promised` are found already and count towards the quota.
+    """
     for pool in pools:
-        more = sum(book.pool_of(address) == pool.name for address in promised.values())
+        if not request.key and any(book.full(pool, wanted) for wanted in missing):
+            continue
+        more = sum(book.pool_of(address) == pool.name for address in (promised or {}).values())
         try:
-            return _from(book, request, pool, [wanted], more)
-        except Verdict as no:
-            refused[pool.name] = no
-    raise _summary(request, [wanted], refused)
+            return _from(book, request, pool, missing, more)
+        except Verdict:
+            continue
+    return {}
 
 
 def _from(
@@ -290,17 +296,27 @@ def _quota(book: Book, request: Request, pool: Pool) -> str:
 # ── telling ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _summary(request: Request, missing: Sequence[Family], refused: dict[str, Verdict]) -> Verdict:
+def _summary(book: Book, request: Request, pools: Sequence[Pool], missing: Sequence[Family]) -> Verdict:
     """One refusal out of all pools' answers."""
     wanted = " and ".join(missing)
-    if not refused:
+    if not pools:
         return Verdict("no-pool-match", f"there is no pool: make an AddressPool with {wanted} addresses")
-    reasons = {no.reason for no in refused.values()}
+    answers = [(pool.name, _verdict(book, request, pool, missing)) for pool in pools]
+    reasons = {no.reason for _name, no in answers}
     reason = next((reason for reason in REASONS if reason in reasons), min(reasons))
     if reason in ("pool-not-allowed", "not-automatic") and not request.pool:
         reason = "no-pool-match"
-    told = _listed([f"{name} {no.message}" for name, no in refused.items()])
+    told = _listed([f"{name} {no.message}" for name, no in answers])
     return Verdict(reason, f"no pool gives it an {wanted} address: {told}")
+
+
+def _verdict(book: Book, request: Request, pool: Pool, missing: Sequence[Family]) -> Verdict:
+    """Why the pool does not fit."""
+    try:
+        _from(book, request, pool, missing)
+    except Verdict as no:
+        return no
+    return Verdict("namespace-quota", _quota(book, request, pool))
 
 
 def _listed(items: Sequence[str]) -> str:

@@ -435,6 +435,10 @@ class Book:
             _set(place.resting, number, number in place.taken or address in self._resting)
         self._awake = awake
 
+    def full(self, pool: Pool, wanted: Family) -> bool:
+        """Has the pool no address of this family that is not taken?"""
+        return all(place.taken.count >= place.size for place in self._by_pool.get((pool.name, wanted), ()))
+
     def free(self, pool: Pool, wanted: Family, *, private: bool = False) -> IPAddress | None:
         """The first free address, in the order of the ranges; where all that is free rests, what rests the longest."""
         places = self._by_pool.get((pool.name, wanted), ())
@@ -460,6 +464,11 @@ class Book:
         for rank, number in self._rooms.get(_room_of(pool, wanted, request), ())[:ROOMMATES]:
             place = next(place for place in self._by_pool[pool.name, wanted] if place.rank == rank)
             yield place.address(number)
+
+    @property
+    def promises(self) -> bool:
+        """Was anything given to anybody since the last `undo`?"""
+        return bool(self._trial)
 
     def take(self, address: IPAddress, request: Request) -> None:
         """Until `undo` the address counts as given to this one."""
