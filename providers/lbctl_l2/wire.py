@@ -387,6 +387,11 @@ class Machine:
             return Rank.LEAVING
         return Rank.UNSETTLED if flags & Flag.UNSETTLED else Rank.SETTLED
 
+    def _announces(self, name: str) -> bool:
+        """Whether it speaks for anything at all, by its last heartbeat: frames of its former life may come late."""
+        speaker = self._roll.speaker(name)
+        return name == self._me or (speaker is not None and not speaker.flags & Flag.IDLE)
+
     def _lives(self, name: str, address: Address) -> bool:
         return address.able if name == self._me else self._roll.alive(name, address.judged)
 
@@ -404,7 +409,7 @@ class Machine:
             rank = living.get(name)
             if rank is None:
                 continue
-            if rank is Rank.UNSETTLED and name == address.holder:
+            if rank is Rank.UNSETTLED and name == address.holder and self._announces(name):
                 rank = Rank.SETTLED
             if rank is Rank.LEAVING and name not in (self._me, address.holder):
                 continue  # It takes nothing any more.
@@ -422,7 +427,7 @@ class Machine:
     def _better(self, name: str, address: Address, answered: bool = False) -> bool:
         """Whether this peer comes before me. One that answers holds the address: then it is as good as settled."""
         theirs, mine = self._rank_of(name), self._rank
-        if answered and theirs is Rank.UNSETTLED:
+        if answered and theirs is Rank.UNSETTLED and self._announces(name):
             theirs = Rank.SETTLED
         ranking = address.order.ranking
         theirs = theirs if name in ranking else Rank.UNRANKED

@@ -22,7 +22,7 @@ def steps(kind: st.SearchStrategy[str]) -> st.SearchStrategy[list[tuple[str, str
 
 def cluster(orders: tuple[list[str], ...], settled: bool, seed: int) -> Segment:
     segment = Segment(seed=seed)
-    segment.add(*NAMES)
+    segment.add(*NAMES, links=[("eth0", "lan"), ("eth1", "dmz")][:1 + seed % 2])
     for vip, ranking in zip(VIPS, orders, strict=True):
         segment.order(vip, *ranking)
     segment.run(1)

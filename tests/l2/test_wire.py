@@ -374,6 +374,20 @@ def test_a_worse_speaker_s_claim_is_defended_against():
     assert bench.state() is State.SPEAKING
 
 
+def test_a_late_frame_of_a_speaker_s_former_life_does_not_keep_us_quiet():
+    bench = Bench(order(VIP, "x", "b", "a"), peers=(PEER,))
+    for n in range(13):
+        flags = packets.Flag.UNSETTLED | packets.Flag.IDLE | packets.Flag.WATCH
+        bench.hear(packets.beat(PEER_MAC, MAC, packets.fingerprint("test", 4), packets.fingerprint("b", 8), bytes(8),
+                                flags, n))
+        if not n:
+            bench.run(0.03)
+            assert bench.state() is State.ASKING
+            bench.hear(packets.gratuitous(PEER_MAC, ip_address(VIP).packed)[0])
+        bench.run(0.1)
+    assert bench.state() is State.SPEAKING
+
+
 # -- strangers' frames ----------------------------------------------------------------------------------------------
 
 
