@@ -435,9 +435,10 @@ def an_outage_from_any_call_on_loses_nothing(world: World) -> None:
 
 @law
 def refusals_have_a_name_a_reason_and_a_way_out(world: World) -> None:
-    """What asks for the impossible is refused loudly, is served, or both never: and nobody else notices."""
+    """What asks for the impossible is refused loudly, is served, or both never: and who is served notices nothing."""
     nodes = world.standin.nodes(2)
     good = web(nodes)
+    world.converge([good])
     for what, bad in _hostile(nodes).items():
         want, _ = driver.look(world.provider, world.scope([good, bad]))
         owners = {refusal.owner for refusal in want.refused}

@@ -2,6 +2,10 @@
 
 A provider ships one as an entry point in the group `lbctl.standins` under the provider's own name: a callable without
 arguments that returns a `Standin`. A stand-in is strict: it refuses what the cloud refuses.
+
+Where the other side is Kubernetes itself (a Service's status is all that there is of its address), a stand-in may have
+`around(make)`, too: it puts a provider between the cluster that the stand-in plays and the status that holds its state,
+and the laws judge the two as one.
 """
 
 from collections.abc import Mapping, Sequence

@@ -113,6 +113,8 @@ class World:
         self, make: ProviderFactory, standin: Standin, *, cluster: str = CLUSTER, small: bool = False
     ) -> None:
         self.make, self.standin, self.cluster, self.small = make, standin, cluster, small
+        around = getattr(standin, "around", None)
+        self._factory: ProviderFactory = around(make) if around is not None else make
         self.wire = Wire()
         self.now = datetime.now(UTC)
         self.provider = self._new()
@@ -123,7 +125,7 @@ class World:
         return {**self.standin.settings, "laws_password": "hunter2-of-the-laws"}
 
     def _new(self) -> Provider:
-        return self.make(
+        return self._factory(
             Harness(
                 settings=self.settings,
                 cluster_id=self.cluster,
