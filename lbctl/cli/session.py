@@ -104,14 +104,16 @@ class Session:
         """What the provider is made with. `kubernetes` is None where there is no cluster (files alone)."""
         said, take_over = self.config.given(plugin), self.config.take_over
         seen = kubernetes or NoKubernetes()
+        given = {**said, "home": seen.home} if seen.home else said
         return Harness(
-            said, cluster_id, installation, take_over=take_over, now=utcnow, on_call=observe, kubernetes=seen
+            given, cluster_id, installation, take_over=take_over, now=utcnow, on_call=observe, kubernetes=seen
         )
 
     def watches(self, names: Iterable[str]) -> tuple[Watch, ...]:
         """What of the cluster these providers read, beside Services and Nodes."""
         known = [self.installed[name] for name in names if name in self.installed]
-        return tuple(dict.fromkeys(watch for plugin in known for watch in plugin.watches(self.config.given(plugin))))
+        asked = (plugin.watches({**self.config.given(plugin), "home": self.namespace()}) for plugin in known)
+        return tuple(dict.fromkeys(watch for watches in asked for watch in watches))
 
     def look(self, name: str) -> Harness:
         """A provider's harness over a cluster that was read once, for commands that plugins add."""
