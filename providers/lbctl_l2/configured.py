@@ -4,7 +4,7 @@ The controller asks `look` at every pass, `lbctl pools` once. What the objects m
 read the last good version is served, and the same value stays the same object, so that only what changed costs work.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -31,26 +31,45 @@ def watches(settings: Mapping[str, str]) -> tuple[Watch, ...]:
 
 
 class Configured:
-    """Pools and advertisements as of the last look. Raises `SettingsError` where a setting cannot be read."""
+    """Pools and advertisements as of the last look. Raises `SettingsError` where a setting cannot be read.
 
-    def __init__(self, kubernetes: Kubernetes, settings: Mapping[str, str]) -> None:
-        self._kubernetes, self.watches = kubernetes, watches(settings)
+    `changed` is called, on a watch's thread, when somebody changed more than a status.
+    """
+
+    def __init__(
+        self, kubernetes: Kubernetes, settings: Mapping[str, str], changed: Callable[[], None] = lambda: None
+    ) -> None:
+        self._kubernetes, self._changed, self.watches = kubernetes, changed, watches(settings)
         self._said, self._misread = _said(settings)
-        self._found: tuple[Found, ...] | None = None
+        self._found: tuple[Found, ...] = ()
+        self._stale = True
         self.supply = crds.NOTHING
+        for watch in self.watches:
+            kubernetes.follow(watch, self._hear)
 
     def look(self) -> Supply:
         """As it is said now."""
-        found = (*crds.read(self._kubernetes.objects, self.watches), *self._said)
-        if found != self._found:
-            fresh = crds.supply(found, self.supply)
+        if self._stale:
+            self._stale = False
+            self._found = crds.read(self._kubernetes.objects, self.watches)
+            fresh = crds.supply((*self._found, *self._said), self.supply)
             fresh = msgspec.structs.replace(fresh, problems=(*self._misread, *fresh.problems))
-            self._found, self.supply = found, fresh if fresh != self.supply else self.supply
+            self.supply = fresh if fresh != self.supply else self.supply
         return self.supply
 
     def objects(self, watch: Watch) -> Iterator[Object]:
         """The cluster's objects of this sort, as of the last look."""
-        return (item for sort, item in self._found or () if sort == watch and item.uid)
+        return (item for sort, item in self._found if sort == watch)
+
+    def _hear(self, before: Object | None, now: Object | None) -> None:
+        self._stale = True
+        if _asked(before) != _asked(now):
+            self._changed()
+
+
+def _asked(item: Object | None) -> object:
+    """All of an object that people write."""
+    return item and (item.spec, item.labels, item.deleting)
 
 
 def _said(settings: Mapping[str, str]) -> tuple[tuple[Found, ...], tuple[Problem, ...]]:
