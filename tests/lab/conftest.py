@@ -21,6 +21,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     reason = mine and not os.environ.get("CI") and missing()
     for item in mine:
         item.add_marker(pytest.mark.xdist_group("lab"))
+        # Trials last as long as they last, and a busy machine starts a dozen processes slowly.
+        item.add_marker(pytest.mark.timeout(300))
         if reason:
             item.add_marker(pytest.mark.skip(reason=f"{len(mine)} tests in namespaces left out: {reason}"))
 

@@ -15,7 +15,7 @@ from lbctl_l2.lab.measured import Address
 from lbctl_l2.lab.rig import vip
 from lbctl_l2.lab.stage import pause
 
-pytestmark = [pytest.mark.realkube, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.realkube
 
 
 def missing() -> str:

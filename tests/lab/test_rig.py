@@ -142,5 +142,5 @@ def test_what_a_killed_lab_left_behind_is_swept_away_by_the_next_one() -> None:
     assert names(token)
     with Lab(1, []) as another:
         assert not names(token)
-        assert running().keys() >= {another.token}
+        assert running("test").keys() >= {another.token}
     assert not names(another.token)

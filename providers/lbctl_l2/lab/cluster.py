@@ -46,7 +46,7 @@ class Cluster(Stage):
             self.api.put(NODES, node(host.name, str(host.address), str(host.address6)))
         for number, address in enumerate(self.addresses):
             self.serve(f"web-{number}", str(address))
-        self._configure()
+        self.configure()
         self.start(*self.lab.nodes)
         self.holders()
 
@@ -70,16 +70,22 @@ class Cluster(Stage):
         """The command line of a node's speaker."""
         return [
             lbctl(), "speaker", f"--node-name={name}", f"--kubeconfig={self.api.kubeconfig}",
-            f"--config={self.lab.folder / 'lbctl.yaml'}", f"--state-file={self.lab.folder / name}.state",
+            f"--config={self.config}", f"--state-file={self.lab.folder / name}.state",
             f"--settle={SETTLE:g}", "--log-format=text", *self._flags,
         ]  # fmt: skip
 
-    def _configure(self) -> None:
+    def configure(self) -> None:
+        """Write lbctl's configuration: the addresses of this lab are its pool."""
         content = {
             "apiVersion": "lbctl.io/v1alpha1", "kind": "Config", "providers": ["l2"], "default_provider": "l2",
             "l2": {"addresses": f"{self.addresses[0]}-{self.addresses[-1]}"},
         }  # fmt: skip
-        (self.lab.folder / "lbctl.yaml").write_text(json.dumps(content))
+        self.config.write_text(json.dumps(content))
+
+    @property
+    def config(self) -> Path:
+        """lbctl's configuration file."""
+        return self.lab.folder / "lbctl.yaml"
 
     def proxy(self, binary: Path) -> None:
         """Start kube-proxy on every node, in nftables mode; `binary proxy` is its command."""

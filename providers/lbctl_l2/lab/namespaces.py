@@ -45,16 +45,19 @@ def missing() -> str | None:
 
 
 class Token:
-    """A lab's own name on this machine, locked as long as this process holds it. `release` frees it."""
+    """A lab's own name on this machine, locked as long as this process holds it. `release` frees it.
 
-    def __init__(self) -> None:
+    title   what sort of lab it is, for `running`
+    """
+
+    def __init__(self, title: str) -> None:
         LOCKS.mkdir(mode=0o755, parents=True, exist_ok=True)
         self.name = secrets.token_hex(3)
         # Under a hidden name until it is locked: nobody must find it free.
         hidden = LOCKS / f".{self.name}"
         self._lock = hidden.open("x")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
-        self._lock.write(str(os.getpid()))
+        self._lock.write(f"{os.getpid()} {title}")
         self._lock.flush()
         hidden.rename(LOCKS / self.name)
 
@@ -64,13 +67,14 @@ class Token:
         self._lock.close()
 
 
-def running() -> dict[str, int]:
-    """The labs that are up on this machine: token → id of the process that holds it."""
+def running(title: str) -> dict[str, int]:
+    """The labs of this sort that are up on this machine: token → id of the process that holds it."""
     found = {}
     for path in _locks():
         with contextlib.suppress(OSError), path.open() as lock:
-            if not _free(lock):
-                found[path.name] = int(lock.read() or 0)
+            pid, _, said = lock.read().partition(" ")
+            if said == title and not _free(lock):
+                found[path.name] = int(pid)
     return found
 
 

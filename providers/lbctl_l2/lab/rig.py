@@ -126,6 +126,9 @@ class Node:
 class Lab:
     """One segment. A context manager: what it made is gone at its end; if it is killed, when the next one starts."""
 
+    title = "test"
+    """What sort of lab this is, to everybody on this machine."""
+
     def __init__(self, nodes: int, addresses: Sequence[Address]) -> None:
         if not 1 <= nodes <= 80:
             raise LabError(f"a lab has 1 to 80 nodes, not {nodes}")
@@ -135,7 +138,7 @@ class Lab:
 
     def __enter__(self) -> "Lab":
         sweep()
-        self._lock = Token()
+        self._lock = Token(self.title)
         self.token = self._lock.name
         self.folder = folder(self.token)
         self.folder.mkdir(mode=0o700)

@@ -1,0 +1,212 @@
+"""`lbctl lab`: a small bare-metal cluster on this machine, left up for whoever wants to break it.
+
+Nodes, a client and a router in network namespaces; a Kubernetes API, the controller and a speaker on every node, all
+real processes, started as anybody would start them. It tells who announces what, and what each change cost a client.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import click
+
+from lbctl_l2.lab.api import NODES, Api
+from lbctl_l2.lab.cluster import Cluster, lbctl
+from lbctl_l2.lab.measured import Address
+from lbctl_l2.lab.namespaces import LabError, missing, running, sweep
+from lbctl_l2.lab.rig import Client, Watch
+from lbctl_l2.lab.stage import Stage
+
+TITLE = "lab"
+START = 30.0
+"""Seconds within which the API must answer."""
+AGAIN = 5.0
+"""Seconds after which a speaker that ended is started again, as kubelet would."""
+LOOK = 1.0
+END = 20.0
+
+
+@click.command("lab")
+@click.option("--nodes", type=click.IntRange(1, 20), default=3, show_default=True, help="how many nodes there are")
+@click.option("--services", type=click.IntRange(1, 50), default=3, show_default=True, help="how many Services")
+@click.option("--down", is_flag=True, help="end the labs of this machine that are up")
+def lab(nodes: int, services: int, down: bool) -> int:
+    """Bare metal on this machine: nodes, a client and a router in network namespaces, until Ctrl-C. Needs root.
+
+    Kill a speaker, pull a cable, cordon a node, and read what it cost a client that asks every 10 ms.
+    """
+    if reason := missing():
+        raise LabError(f"the lab cannot run here: {reason}")
+    if down:
+        return _down()
+    ended = threading.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda *_: ended.set())
+    with ExitStack() as opened:
+        api = opened.enter_context(_api())
+        cluster = opened.enter_context(Allocated(nodes, services, api))
+        click.echo(hints(cluster))
+        _tell(cluster, ended)
+    click.echo("\nThe lab is gone.")
+    return 0
+
+
+def _down() -> int:
+    """End the labs that are up, and what others left behind."""
+    labs = running(TITLE)
+    for pid in labs.values():
+        os.kill(pid, signal.SIGTERM)
+    until = time.monotonic() + END
+    while running(TITLE).keys() & labs.keys():
+        if time.monotonic() > until:
+            raise LabError(f"a lab does not end: look at the processes {', '.join(map(str, labs.values()))}")
+        threading.Event().wait(0.2)
+    click.echo(f"{len(labs)} ended, {len(sweep())} swept away.")
+    return 0
+
+
+# -- the cluster -----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _api() -> Iterator[Api]:
+    """A Kubernetes API without nodes, as `lbctl sandbox` gives it. What it says is shown if it fails."""
+    state = Path.cwd() / ".lbctl" / "lab"
+    shutil.rmtree(state, ignore_errors=True)
+    command = ["sandbox", "--provider=memory", "--nodes=1", f"--state={state}"]
+    process = subprocess.Popen(bound(*command), stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        api = _reached(state / "kubeconfig", process)
+        for node in api.get(NODES)["items"]:
+            api.delete(f"{NODES}/{node['metadata']['name']}")
+        yield api
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def bound(*words: str) -> list[str]:
+    """A command line of lbctl that ends with this process, also when that is killed: setpriv(1), where it is."""
+    setpriv = shutil.which("setpriv")
+    return [*([setpriv, "--pdeathsig=TERM"] if setpriv else []), lbctl(), *words]
+
+
+def _reached(kubeconfig: Path, process: "subprocess.Popen[bytes]") -> Api:
+    """Raises `LabError` when it does not come up."""
+    until = time.monotonic() + START
+    while time.monotonic() < until and process.poll() is None:
+        if kubeconfig.is_file() and kubeconfig.stat().st_size:
+            return Api(kubeconfig)
+        threading.Event().wait(0.1)
+    raise LabError("the lab's Kubernetes API did not come up: try lbctl sandbox alone")
+
+
+class Allocated(Cluster):
+    """A cluster whose addresses the controller gives out."""
+
+    def __init__(self, nodes: int, addresses: int, api: Api) -> None:
+        super().__init__(nodes, addresses, api)
+        self.lab.title = TITLE
+        self._controller: subprocess.Popen[bytes] | None = None
+
+    def begin(self) -> None:
+        self.configure()
+        self._controller = self._start_controller()
+        super().begin()
+
+    def __exit__(self, *exception: object) -> None:
+        if self._controller:
+            self._controller.terminate()
+            self._controller.wait()
+        Stage.__exit__(self, None, None, None)
+
+    def serve(self, name: str, address: str = "") -> None:
+        """Whatever address the controller chooses."""
+        super().serve(name)
+
+    def _start_controller(self) -> "subprocess.Popen[bytes]":
+        command = [
+            "run", f"--kubeconfig={self.api.kubeconfig}", f"--config={self.config}", "--listen=",
+            "--no-leader-elect", "--log-format=text",
+        ]  # fmt: skip
+        with (self.lab.folder / "controller.log").open("ab") as log:
+            return subprocess.Popen(
+                bound(*command), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+
+
+# -- what it says ----------------------------------------------------------------------------------------------------
+
+
+def hints(cluster: Cluster) -> str:
+    """How to look around, and what to try."""
+    enter = {node.name: f"ip netns exec {node.namespace.name} bash" for node in cluster.lab.nodes.values()}
+    shells = "\n".join(f"  {name:8} {command}" for name, command in enter.items())
+    first = cluster.addresses[0]
+    node = next(iter(cluster.lab.nodes.values()))
+    return f"""
+The lab is up: {len(enter)} nodes, {len(cluster.addresses)} Services of the class lbctl.io/l2, a client, a router.
+
+A shell on each (as root, in another terminal):
+{shells}
+  {"client":8} ip netns exec {cluster.lab.client.name} bash
+  {"router":8} ip netns exec {cluster.lab.router.name} bash
+
+See:    export KUBECONFIG={cluster.api.kubeconfig} LBCTL_CONFIG={cluster.config}
+        lbctl status; lbctl election; lbctl explain web-0
+        ip netns exec {cluster.lab.client.name} ip neigh
+        tail -f {cluster.lab.folder}/*.log
+Ask:    ip netns exec {cluster.lab.client.name} {sys.executable} -c \\
+          'import socket; print(socket.create_connection(("{first}", 9000)).recv(99))'
+Break:  kill -9 $(ip netns pids {node.namespace.name})        a whole speaker; it is started again after {AGAIN:g} s
+        ip -n {cluster.lab.wire.name} link set {node.name} down        its cable; and back: up
+        ip -n {cluster.lab.wire.name} link set {node.name} nomaster    silence; and back: master left
+        kubectl cordon {node.name}; kubectl delete service web-0
+
+Who announces, and what each change cost a client that asks every 10 ms. Ctrl-C, or lbctl lab --down, ends it.
+"""
+
+
+def _tell(cluster: Cluster, ended: threading.Event) -> None:
+    """A line for every change, until the end."""
+    watch = cluster.lab.watch(*cluster.addresses)
+    clients = {address: cluster.lab.ask(address) for address in cluster.addresses[:1]}
+    before: dict[Address, frozenset[str]] = {}
+    dead: dict[str, float] = {}
+    while not ended.wait(LOOK):
+        before = _changes(watch, clients, before)
+        _revive(cluster, dead)
+
+
+def _changes(
+    watch: Watch, clients: Mapping[Address, Client], before: Mapping[Address, frozenset[str]]
+) -> dict[Address, frozenset[str]]:
+    """Say who announces now where that is news."""
+    seen = watch.take()
+    outages = {address: client.take().outage() for address, client in clients.items()}
+    now = {address: seen.announcers(address, 0.2) for address in {probe.address for probe in seen.probes}}
+    for address, nodes in sorted(now.items(), key=lambda item: int(item[0])):
+        if nodes != before.get(address):
+            cost = f"   a client waited {1000 * outages[address]:.0f} ms" if before and address in outages else ""
+            click.echo(f"{time.strftime('%H:%M:%S')}  {address}  {', '.join(sorted(nodes)) or 'nobody'}{cost}")
+    return now
+
+
+def _revive(cluster: Cluster, dead: dict[str, float]) -> None:
+    """Start again whoever has been dead for a while. `dead` says since when."""
+    for name, speaker in cluster.speakers.items():
+        if speaker.process.poll() is None:
+            dead.pop(name, None)
+        elif name not in dead:
+            click.echo(f"{time.strftime('%H:%M:%S')}  the speaker of {name} has ended")
+            dead[name] = time.monotonic()
+        elif time.monotonic() - dead[name] > AGAIN:
+            cluster.start(name)
+            click.echo(f"{time.strftime('%H:%M:%S')}  the speaker of {name} is started again")
