@@ -1,15 +1,18 @@
 """A speaker on a small Kubernetes: what it gives its data plane, what goes out, and what it tells the others."""
 
+import re
 import threading
 import time
 from ipaddress import ip_address, ip_interface, ip_network
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
 from lbctl.daemon import Cluster, Desk, Options, utcnow
-from lbctl.errors import SettingsError
+from lbctl.errors import LbctlError, SettingsError
 from lbctl.kube.client import MERGE, Client
 from lbctl.kube.events import Recorder
 from lbctl.model import Node
@@ -17,7 +20,8 @@ from lbctl.policy import Limits, Policy
 from lbctl.provider import Harness, Plugin
 from lbctl.sandbox.kube import KubeSandbox
 from lbctl.sandbox.sandbox import endpoint_slice, manifest
-from lbctl_l2 import leases, netlink
+from lbctl_l2 import elections, leases, netlink
+from lbctl_l2.insight import Insight
 from lbctl_l2.leases import Facts, SaidLink
 from lbctl_l2.planes import MemoryPlane
 from lbctl_l2.served import watches
@@ -105,6 +109,17 @@ class House:
         if self.cluster is not None:
             self.recorder.stop()
             self.cluster.stop()
+
+    def harness(self) -> Harness:
+        """What a command of the command line gets: the cluster, read once."""
+        cluster = Cluster(self.client, namespaces=False)
+        cluster.watch()
+        cluster.stop()
+        cluster.look((*watches({}), leases.watch(HOME)))
+        return Harness(self.settings, "cluster", now=utcnow, kubernetes=cluster.access(HOME))
+
+    def insight(self) -> Insight:
+        return Insight(self.harness())
 
     def api(self, path: str) -> Any:
         return msgspec.json.decode(self.client.get(path))
@@ -420,3 +435,71 @@ def test_a_stranger_that_claims_an_address_is_told(kube, house):
 def test_a_setting_that_cannot_be_read_is_named(settings, said):
     with pytest.raises(SettingsError, match=said):
         Speaker(Harness({"node-name": "node-1", "state-file": "", **settings}), World(MemoryPlane))
+
+
+def test_a_vip_that_kube_proxy_holds_without_strict_arp_is_told(kube, make_house, monkeypatch):
+    served(kube, "web", "192.0.2.100")
+    house = make_house()
+    held = netlink.Interface(9, netlink.IPVS, 1, 0, b"", 0, (netlink.Address(ip_interface("192.0.2.100/32")),))
+    world = msgspec.structs.replace(
+        house.speaker._world, interfaces=lambda: (ETH0, held), strict_arp=lambda _name: False
+    )
+    house.speaker._world = world
+    house.join()
+    (problem,) = eventually(lambda: house.lease().facts.problems, 20)
+    assert (problem.reason, "192.0.2.100" in problem.message) == ("ipvs-without-strict-arp", True)
+    assert VIP in house.plane.given
+    assert eventually(lambda: [s for s in house.insight().findings() if "strictARP" in s.text and s.ok is False])
+
+
+# ── what people see ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_status_says_who_announces_and_since_when(kube, house):
+    served(kube, "web", "192.0.2.100")
+    kube.seed([service("idle", "192.0.2.101")])
+    house.join()
+    eventually(lambda: VIP in house.lease().announcing)
+    cell = house.insight().cell(["192.0.2.100", "192.0.2.101", "not.an.address"])
+    assert re.fullmatch(r"node-1 \(\d+s\),nobody", cell)
+
+
+def test_explain_says_why_each_node_does_or_does_not(kube, house):
+    served(kube, "web", "192.0.2.100")
+    house.join()
+    eventually(lambda: VIP in house.lease().announcing)
+    sights = {sight.topic: sight for sight in house.insight().explain(house.desk._source.read("default/web"))}
+    assert sights["announcer"].ok
+    assert sights["in order"].text.startswith("node-1 may announce 192.0.2.100")
+    assert sights["no-speaker"].text.startswith("node-2, node-3 may not: no speaker runs there")
+
+
+def test_doctor_says_where_no_speaker_lives(kube, house):
+    house.join()
+    eventually(lambda: house.lease().held)
+    first, *_ = house.insight().findings()
+    assert (first.ok, first.text) == (False, "no speaker lives on node-2, node-3")
+
+
+def test_the_election_and_what_a_drain_would_move_are_printed(kube, house):
+    served(kube, "web", "192.0.2.100")
+    other_lease(kube, {})
+    kube.seed([service("idle", "192.0.2.101")])
+    house.join()
+    holder = eventually(lambda: VIP in house.lease().announcing and "node-1" or VIP in house.plane.given and "node-2")
+    shell = SimpleNamespace(harness=lambda _provider: house.harness())
+    text = CliRunner().invoke(elections.election, [], obj=shell).output
+    assert re.search(rf"192.0.2.100 +default/web +(nobody|{holder}) +node-", text)
+    assert "192.0.2.101: nobody may announce it: node-1,node-2" in text
+    drained = CliRunner().invoke(elections.election, ["--simulate-drain", holder], obj=shell).output
+    assert f"Draining {holder} moves 1 of 2 addresses" in drained
+    said = CliRunner().invoke(elections.election, ["-o", "json"], obj=shell).output
+    found = msgspec.json.decode(said)
+    assert found["addresses"][1]["nobody_because"]["no-endpoint"] == ["node-1", "node-2"]
+    assert [node["name"] for node in found["nodes"]] == ["node-1", "node-2", "node-3"]
+
+
+def test_an_unknown_node_cannot_be_drained(kube, house):
+    shell = SimpleNamespace(harness=lambda _provider: house.harness())
+    result = CliRunner().invoke(elections.election, ["--simulate-drain", "node-9"], obj=shell)
+    assert isinstance(result.exception, LbctlError)
