@@ -127,6 +127,7 @@ class Loop:
         if self._end_at == float("inf"):
             self._end_at = self._now + END
             self._do(self._machine.leave(self._now))
+            self._send_waiting()
 
     def close(self) -> None:
         self._sockets.close()
