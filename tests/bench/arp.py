@@ -39,7 +39,7 @@ def measure() -> Iterator[Measured]:
     if reason := missing():
         print(f"arp: left out: {reason}", file=sys.stderr)
         return
-    token = Token()
+    token = Token("packets")
     try:
         segment = Segment(token.name)
         segment.node.run(f"addr add {KERNELS}/24 dev eth0", f"addr add {KERNELS6}/64 dev eth0 nodad")

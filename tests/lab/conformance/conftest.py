@@ -52,7 +52,7 @@ def order_of(nodeid: str) -> tuple[int, int, str]:
 
 @pytest.fixture(scope="session")
 def token() -> Iterator[str]:
-    token = Token()
+    token = Token("packets")
     yield token.name
     remove(names(token.name))
     token.release()
