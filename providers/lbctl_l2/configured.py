@@ -33,13 +33,19 @@ def watches(settings: Mapping[str, str]) -> tuple[Watch, ...]:
 class Configured:
     """Pools and advertisements as of the last look. Raises `SettingsError` where a setting cannot be read.
 
-    `changed` is called, on a watch's thread, when somebody changed more than a status.
+    `changed` is called, on a watch's thread, when somebody changed more than a status. `sorts`: less than all of
+    `watches`, for who need not know everything (a node's speaker).
     """
 
     def __init__(
-        self, kubernetes: Kubernetes, settings: Mapping[str, str], changed: Callable[[], None] = lambda: None
+        self,
+        kubernetes: Kubernetes,
+        settings: Mapping[str, str],
+        changed: Callable[[], None] = lambda: None,
+        sorts: tuple[Watch, ...] | None = None,
     ) -> None:
-        self._kubernetes, self._changed, self.watches = kubernetes, changed, watches(settings)
+        self._kubernetes, self._changed = kubernetes, changed
+        self.watches = watches(settings) if sorts is None else sorts
         self._said, self._misread = _said(settings)
         self._found: tuple[Found, ...] = ()
         self._stale = True

@@ -13,7 +13,7 @@ from lbctl.model import IPAddress, LoadBalancer, Owner
 from lbctl.provider import Harness, Sight
 from lbctl_l2 import election, leases, members
 from lbctl_l2.election import Claim, Roll, Standing, Verdict
-from lbctl_l2.served import Served
+from lbctl_l2.served import served
 
 NAMED = 5
 """Nodes that are named where several have the same to say."""
@@ -24,7 +24,7 @@ class Look:
 
     def __init__(self, harness: Harness) -> None:
         self.kubernetes, self.now = harness.kubernetes, harness.now()
-        self.supply = Served(self.kubernetes, harness.settings).look()
+        self.supply = served(self.kubernetes, harness.settings).look()
         self.said = members.said(self.kubernetes.objects(leases.watch(self.kubernetes.home)))
         found: dict[Owner, LoadBalancer] = {}
         self.kubernetes.services(lambda owner, lb: found.__setitem__(owner, lb) if lb is not None else None)

@@ -1,42 +1,26 @@
-"""The pools and advertisements that a speaker goes by: read out of the cluster, and worked out when they change.
+"""The pools and advertisements that a speaker goes by: less of the cluster than the controller reads of it."""
 
-The speaker asks it at every look, the command line once. What the objects mean `crds.py` says, as for the controller.
-"""
-
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 
 from lbctl.cluster import Kubernetes, Watch
-from lbctl_l2 import crds, state
-from lbctl_l2.crds import Found, Supply
+from lbctl_l2 import configured, state
+from lbctl_l2.configured import Configured
+from lbctl_l2.crds import Supply
 
-METALLB = ("ipaddresspools", "l2advertisements")
-"""What of MetalLB's configuration says who announces."""
-
-
-def watches(settings: Mapping[str, str]) -> Sequence[Watch]:
-    """What is read of the cluster. MetalLB's only where its namespace is named."""
-    namespace = settings.get("metallb-namespace", "metallb-system")
-    theirs = [watch for watch in crds.metallb(namespace) if watch.plural in METALLB] if namespace else []
-    return (crds.ADDRESS_POOLS, crds.L2_ADVERTISEMENTS, *theirs)
+SORTS = ("addresspools", "ipaddresspools", "l2advertisements")
+"""What says which addresses are announced, and from where. On every node: each sort is one watch more."""
 
 
-class Served:
-    """What is served as of the last look. The same value stays the same object."""
+def watches(settings: Mapping[str, str]) -> tuple[Watch, ...]:
+    """What is read of the cluster."""
+    return tuple(watch for watch in configured.watches(settings) if watch.plural in SORTS)
 
-    def __init__(self, kubernetes: Kubernetes, settings: Mapping[str, str]) -> None:
-        self._kubernetes, self._watches = kubernetes, watches(settings)
-        texts = [text.strip() for text in settings.get("addresses", "").split(",") if text.strip()]
-        self._plain, _ = crds.manifests(texts)
-        self._found: tuple[Found, ...] | None = None
-        self.supply: Supply = crds.NOTHING
 
-    def look(self) -> Supply:
-        """As the cluster says it now. Of what cannot be read the last good version is served."""
-        found = (*crds.read(self._kubernetes.objects, self._watches), *self._plain)
-        if found != self._found:
-            fresh = crds.supply(found, self.supply)
-            self._found, self.supply = found, fresh if fresh != self.supply else self.supply
-        return self.supply
+def served(
+    kubernetes: Kubernetes, settings: Mapping[str, str], changed: Callable[[], None] = lambda: None
+) -> Configured:
+    """What is served, look by look."""
+    return Configured(kubernetes, settings, changed, watches(settings))
 
 
 def ranges(supply: Supply) -> tuple[state.Range, ...]:

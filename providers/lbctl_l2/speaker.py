@@ -29,7 +29,7 @@ from lbctl_l2.crds import Supply
 from lbctl_l2.election import Claim, Roll, Standing
 from lbctl_l2.leases import Facts, Problem, Said, SaidConflict, SaidLink
 from lbctl_l2.options import Options, options
-from lbctl_l2.served import Served, ranges, watches
+from lbctl_l2.served import ranges, served
 from lbctl_l2.state import File, State
 from lbctl_l2.values import IPNetwork, Link, Order, Peer, Report, Timing
 from lbctl_l2.values import State as Doing
@@ -228,7 +228,7 @@ class Announcer:
         self._roll_given: Resource | None = self._roll(resumed.peers)
         self._peers = resumed.peers
         self._around: Surroundings | None = None
-        self._served = Served(self._kubernetes, harness.settings)
+        self._served = served(self._kubernetes, harness.settings, lambda: harness.again(None))
         self._supply = self._served.supply
         self._pool_of = self._supply.pool_of
         self._elector = election.Elector(self._me)
@@ -402,8 +402,6 @@ class Announcer:
         kubernetes, watch = self._kubernetes, leases.watch(self._kubernetes.home)
         kubernetes.follow(watch, self._lease_changed)
         kubernetes.follow_nodes(lambda: self._harness.again(None))
-        for watched in watches(self._harness.settings):
-            kubernetes.follow(watched, lambda _before, _now: self._harness.again(None))
         self._keeper.start()
 
     def _lease_changed(self, before: Object | None, now: Object | None) -> None:
