@@ -9,10 +9,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from lbctl.sandbox.kube import KubeSandbox
+from lbctl_l2.lab.api import Api
 from lbctl_l2.lab.cases import ENDED, FROZEN, KILLED, PULLED, SILENT, SPLIT, Pace, mass, row, trial
+from lbctl_l2.lab.cluster import Cluster
 from lbctl_l2.lab.namespaces import missing
-from lbctl_l2.lab.rig import vip
+from lbctl_l2.lab.rig import family, vip
 from lbctl_l2.lab.stage import Bare, pause
 from lbctl_l2.lab.table import Row, lines, percentile
 from tests.bench.goal import Measured
@@ -23,6 +28,8 @@ BUSY = float(os.environ.get("LBCTL_BENCH_BUSY_SECONDS", "600"))
 QUICK = Pace(rest=0.0, start=0.2, before=0.3, after=1.0)
 P50, P99, GAP = 250.0, 350.0, 20.0
 """Goals in ms; a gap is what exceeds two intervals of the client."""
+SETTLED, RESTING = 40.0, 120.0
+"""Seconds until speakers are at rest, and of their rest."""
 MANY = {5: "15.0 s", 7: "39 s"}
 
 
@@ -39,6 +46,7 @@ def measure() -> Iterator[Measured]:
         goal = 1000 * line.goal or GAP
         yield Measured(f"{line.case}: p99, n = {len(times)}", goal, percentile(times, 0.99), "ms")
     yield from _busy()
+    yield from _rest()
 
 
 def _cases() -> Iterator[Row]:
@@ -91,6 +99,29 @@ def _busy() -> Iterator[Measured]:
         yield Measured(f"false takeovers in {minutes}", 0, _failovers(stage) - before, "times")
         yield Measured(f"datagrams lost in {minutes}", 0, lost, "of a client")
         yield Measured(f"longest time without an answer in {minutes}", P99, 1000 * alone, "ms")
+
+
+def _rest() -> Iterator[Measured]:
+    """What speakers cost that have nothing to do: 100 Services, three nodes."""
+    with KubeSandbox() as kube, TemporaryDirectory() as folder:
+        api = Api(kube.kubeconfig(Path(folder) / "kubeconfig"))
+        with Cluster(3, 100, api) as stage:
+            pause(SETTLED)
+            kube.requests.clear()
+            frames = -sum(stage.lab.frames(node) for node in stage.lab.nodes)
+            pause(RESTING)
+            frames += sum(stage.lab.frames(node) for node in stage.lab.nodes)
+            asked = len(kube.requests)
+            memory = max(_memory(running.process.pid) for running in stage.speakers.values())
+    yield Measured("at rest, 100 Services: requests of a speaker", 8.0, asked / 3 * 60 / RESTING, "a minute")
+    yield Measured("at rest, 100 Services: memory of a speaker", 64.0, memory, "MiB")
+    yield Measured("at rest, 3 nodes: frames of a speaker", 200.0, frames / 3 / RESTING, "a second")
+
+
+def _memory(pid: int) -> float:
+    """Both processes, in MiB: what is theirs alone, and their part of what they share (proc_pid_smaps(5): Pss)."""
+    rolled = "".join(Path(f"/proc/{one}/smaps_rollup").read_text() for one in family(pid))
+    return sum(int(line.split()[1]) for line in rolled.splitlines() if line.startswith("Pss:")) / 1024
 
 
 def _failovers(stage: Bare) -> int:

@@ -7,9 +7,11 @@ The API is the caller's: a sandbox, or a real API server, on this machine's loop
 import contextlib
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from lbctl_l2.lab.api import NODES, SERVICES, SLICES, Api, Manifest, endpoints, node, ready, service
@@ -27,6 +29,12 @@ SETTLE = 2.0
 def lbctl() -> str:
     """The lbctl of this Python."""
     return shutil.which("lbctl", path=str(Path(sys.executable).parent)) or "lbctl"
+
+
+def bound(*words: str) -> list[str]:
+    """A command line of lbctl that ends with this process, also when that is killed: setpriv(1), where it is."""
+    setpriv = shutil.which("setpriv")
+    return [*([setpriv, "--pdeathsig=TERM"] if setpriv else []), lbctl(), *words]
 
 
 class Cluster(Stage):
@@ -132,3 +140,36 @@ class Cluster(Stage):
         items: list[dict[str, Any]] = self.api.get("apis/coordination.k8s.io/v1/leases").get("items", [])
         return next((item for item in items if item["metadata"]["name"] == f"lbctl-speaker-{name}"), {})
 
+
+class Whole(Cluster):
+    """The same with the controller: it is who gives the Services their addresses."""
+
+    def __init__(self, nodes: int, addresses: int, api: Api, *flags: str) -> None:
+        super().__init__(nodes, addresses, api, *flags)
+        self._controller: subprocess.Popen[bytes] | None = None
+
+    def begin(self) -> None:
+        self.configure()
+        self._controller = self._control()
+        super().begin()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._controller:
+            self._controller.terminate()
+            self._controller.wait()
+        super().__exit__(kind, error, trace)
+
+    def serve(self, name: str, address: str = "") -> None:
+        """Whatever address the controller chooses."""
+        super().serve(name)
+
+    def _control(self) -> "subprocess.Popen[bytes]":
+        """Outside, where the API is."""
+        command = bound(
+            "run", f"--kubeconfig={self.api.kubeconfig}", f"--config={self.config}", "--listen=", "--no-leader-elect",
+            "--log-format=text",
+        )  # fmt: skip
+        with (self.lab.folder / "controller.log").open("ab") as log:
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)

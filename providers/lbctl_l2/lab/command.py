@@ -18,11 +18,10 @@ from pathlib import Path
 import click
 
 from lbctl_l2.lab.api import NODES, Api
-from lbctl_l2.lab.cluster import Cluster, lbctl
+from lbctl_l2.lab.cluster import Cluster, Whole, bound
 from lbctl_l2.lab.measured import Address
 from lbctl_l2.lab.namespaces import LabError, missing, running, sweep
 from lbctl_l2.lab.rig import Client, Watch
-from lbctl_l2.lab.stage import Stage
 
 TITLE = "lab"
 START = 30.0
@@ -51,7 +50,9 @@ def lab(nodes: int, services: int, down: bool) -> int:
         signal.signal(name, lambda *_: ended.set())
     with ExitStack() as opened:
         api = opened.enter_context(_api())
-        cluster = opened.enter_context(Allocated(nodes, services, api))
+        cluster = Whole(nodes, services, api)
+        cluster.lab.title = TITLE
+        opened.enter_context(cluster)
         click.echo(hints(cluster))
         _tell(cluster, ended)
     click.echo("\nThe lab is gone.")
@@ -92,12 +93,6 @@ def _api() -> Iterator[Api]:
         process.wait()
 
 
-def bound(*words: str) -> list[str]:
-    """A command line of lbctl that ends with this process, also when that is killed: setpriv(1), where it is."""
-    setpriv = shutil.which("setpriv")
-    return [*([setpriv, "--pdeathsig=TERM"] if setpriv else []), lbctl(), *words]
-
-
 def _reached(kubeconfig: Path, process: "subprocess.Popen[bytes]") -> Api:
     """Raises `LabError` when it does not come up."""
     until = time.monotonic() + START
@@ -106,40 +101,6 @@ def _reached(kubeconfig: Path, process: "subprocess.Popen[bytes]") -> Api:
             return Api(kubeconfig)
         threading.Event().wait(0.1)
     raise LabError("the lab's Kubernetes API did not come up: try lbctl sandbox alone")
-
-
-class Allocated(Cluster):
-    """A cluster whose addresses the controller gives out."""
-
-    def __init__(self, nodes: int, addresses: int, api: Api) -> None:
-        super().__init__(nodes, addresses, api)
-        self.lab.title = TITLE
-        self._controller: subprocess.Popen[bytes] | None = None
-
-    def begin(self) -> None:
-        self.configure()
-        self._controller = self._start_controller()
-        super().begin()
-
-    def __exit__(self, *exception: object) -> None:
-        if self._controller:
-            self._controller.terminate()
-            self._controller.wait()
-        Stage.__exit__(self, None, None, None)
-
-    def serve(self, name: str, address: str = "") -> None:
-        """Whatever address the controller chooses."""
-        super().serve(name)
-
-    def _start_controller(self) -> "subprocess.Popen[bytes]":
-        command = [
-            "run", f"--kubeconfig={self.api.kubeconfig}", f"--config={self.config}", "--listen=",
-            "--no-leader-elect", "--log-format=text",
-        ]  # fmt: skip
-        with (self.lab.folder / "controller.log").open("ab") as log:
-            return subprocess.Popen(
-                bound(*command), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
 
 
 # -- what it says ----------------------------------------------------------------------------------------------------
