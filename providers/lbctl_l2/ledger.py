@@ -80,6 +80,8 @@ class Ledger:
         self._asks: dict[Owner, Ask] = {}
         self._barred: set[Owner] = set()
         self._promises: dict[Owner, Promise] = {}
+        self._kept: set[IPAddress] = set()
+        """Of promises that need not be remembered any more."""
         self._renewed: set[Owner] = set()
         self._flying: dict[Owner, tuple[IPAddress, ...]] = {}
         self._told: dict[Owner, Claimed] = {}
@@ -127,7 +129,7 @@ class Ledger:
         if scope.fresh and scope.owners is None:
             touched |= self._begin_anew(supply)
         self._surround(supply, nodes)
-        left: set[IPAddress] = set()
+        left, self._kept = self._kept, set()
         for owner in touched:
             before = old.requests.get(owner)
             left.update(before.held if before is not None else ())
@@ -161,7 +163,7 @@ class Ledger:
             for owner in asked:
                 self._settle(owner, owner in self._flying or owner in flying)
             for owner in self._promises.keys() - self._asks.keys():
-                del self._promises[owner]
+                self._kept.update(self._promises.pop(owner).given)
         moved = {owner for owner in flying.keys() | self._flying.keys() if flying.get(owner) != self._flying.get(owner)}
         self._flying = flying
         return asked | fresh | news | renewed | moved
@@ -184,7 +186,7 @@ class Ledger:
         before the write."""
         promise = self._promises.get(owner)
         if promise is not None and not flew and promise.look < self._looks - 1:
-            del self._promises[owner]
+            self._kept.update(self._promises.pop(owner).given)
 
     def _bar(self, scope: Scope) -> set[Owner]:
         """Who is refused by others, and so asks for nothing; as far as this look says."""
