@@ -358,3 +358,57 @@ def test_usage_counts_addresses_not_services() -> None:
 def test_overlapping_pools_make_no_book() -> None:
     with pytest.raises(ValueError, match="overlaps"):
         Book([pool("a", "10.0.0.0/24"), pool("b", "10.0.0.128/25")])
+
+
+def waiting(pools: Sequence[Pool], *requests: Request) -> Book:
+    """A Book in which everybody was thought of before."""
+    book = Book(pools)
+    for request in requests:
+        book.put(request)
+    allocate(book, None, NOW)
+    return book
+
+
+def after(book: Book, name: str) -> Outcome:
+    """What it gets when nobody else is looked at."""
+    return allocate(book, [Owner(f"default/{name}")], NOW)[Owner(f"default/{name}")]
+
+
+HOLDER = asks("holder", 9, held=ips("10.0.0.1"))
+
+
+def test_what_is_given_back_goes_to_who_waits_the_longest_though_only_a_newcomer_is_looked_at() -> None:
+    book = waiting([pool("a", "10.0.0.1")], HOLDER, asks("waits", 5))
+    book.remove(HOLDER.owner)
+    book.put(asks("newcomer"))
+    assert refused(after(book, "newcomer"))[0] == "pool-exhausted"
+    assert after(book, "waits").addresses == ips("10.0.0.1")
+
+
+@pytest.mark.parametrize("change", [
+    lambda book: book.put(replace(HOLDER, held=())),
+    lambda book: book.set_pools([pool("a", "10.0.0.1-10.0.0.2")]),
+    lambda book: book.put(replace(HOLDER, key="k", ports=frozenset({("TCP", 1)}))),
+])
+def test_whatever_helps_who_waits_is_noticed(change: Any) -> None:
+    patient = asks("waits", 10, key="k", ports=frozenset({("TCP", 2)}))
+    book = waiting([pool("a", "10.0.0.1")], HOLDER, patient)
+    change(book)
+    book.put(asks("newcomer"))
+    assert after(book, "newcomer").addresses == ()
+    assert after(book, "waits").addresses
+
+
+def test_an_older_holder_that_appears_frees_a_place_in_a_namespaces_quota_for_who_waits() -> None:
+    few = pool("a", "10.0.0.0/24", max_per_namespace=1)
+    book = waiting([few], asks("x/young", 1, held=ips("10.0.0.1")), asks("x/waits", 5))
+    book.put(asks("y/older", 9, held=ips("10.0.0.1")))
+    newcomer = asks("x/newcomer")
+    book.put(newcomer)
+    assert allocate(book, [newcomer.owner], NOW)[newcomer.owner].addresses == ()
+    assert allocate(book, [Owner("x/waits")], NOW)[Owner("x/waits")].addresses == ips("10.0.0.0")
+
+
+def test_a_moving_services_old_place_in_the_quota_does_not_keep_it_from_moving() -> None:
+    few = pool("a", "10.0.0.0/24", max_per_namespace=1)
+    assert answer([few], asks("x", held=ips("10.0.0.1"), addresses=ips("10.0.0.2"))).addresses == ips("10.0.0.2")

@@ -164,6 +164,7 @@ def test_who_is_looked_at_alone_gets_the_same_as_among_all(world: World, order: 
 def test_after_every_event_a_look_at_one_equals_a_look_at_all(
     world: World, events: list[Request | Owner], order: random.Random
 ) -> None:
+    world = carried_out(world, allocate(book_of(world), None, NOW))
     book = book_of(world)
     allocate(book, None, NOW)
     for event in events:
