@@ -391,7 +391,7 @@ class Carrier:
     def _listener_made(self, want: Resource, said: Answer) -> Resource:
         arn = said["ListenerArn"]
         if "Port" in said:
-            self._memory.put(("settings", arn), normal.listener_draft(said))
+            self._memory.put(("settings", arn), normal.listens(said))
         self._memory.put(("listener", arn), {"attributes": dict(want.fields["attributes"]),
                                              "certificates": tuple(want.fields["certificates"][1:])})
         return _made(want, arn=arn)

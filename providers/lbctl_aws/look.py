@@ -9,7 +9,7 @@ At 500 Services of one port an audit costs some 40 pages and its share of the tu
 one call per target group more, for the targets, and one per 20 listeners: about 565 calls in all.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
@@ -36,20 +36,27 @@ LISTENERS_AT_ONCE, TAGS_AT_ONCE, INSTANCES_AT_ONCE = 20, 20, 200
 READERS = 4
 """Threads that read what AWS tells one at a time."""
 
+QUEUED = 200
+"""How many of these wait for a thread: what waits has its price in memory."""
+
 HOUR = 3600.0
 
 MOST_KEPT = 1000
 """Different answers that are remembered for being kept once."""
 
-USUAL: tuple[Mapping[str, Any], ...] = (NOTHING_UNUSUAL, {"attributes": NOTHING_UNUSUAL, "certificates": ()})
-"""The attributes of nearly everything, and those of nearly every listener."""
+USUAL_LISTENER: Mapping[str, Any] = {"attributes": NOTHING_UNUSUAL, "certificates": ()}
+USUAL: tuple[Mapping[str, Any], ...] = (NOTHING_UNUSUAL, USUAL_LISTENER)
+"""The attributes of nearly everything, and what nearly every listener has beside its settings."""
 
 GONE = frozenset({"TargetGroupNotFound", "LoadBalancerNotFound", "ListenerNotFound"})
 
 Found = TypeVar("Found")
 
+WHAT = ("targets", "settings", "group", "balancer", "listener", "foreign")
+"""A group's targets, a listener's settings; the attributes of groups, load balancers and listeners; who is not ours."""
+
 Detail = tuple[str, str]
-"""(what, ARN): `targets`, `group`, `balancer` or `listener` attributes, `settings` of a listener."""
+"""(what, ARN)"""
 
 
 class Memory:
@@ -59,26 +66,46 @@ class Memory:
     """
 
     def __init__(self) -> None:
-        self.known: dict[Detail, Any] = {}
-        self.read_at: dict[Detail, datetime] = {}
-        self._once: dict[Hashable, Any] = {}
+        self._said: dict[str, dict[str, tuple[Any, datetime | None]]] = {what: {} for what in WHAT}
+        self._once: dict[Hashable, tuple[Any, datetime | None]] = {}
+
+    def __contains__(self, detail: Detail) -> bool:
+        what, arn = detail
+        return arn in self._said[what]
+
+    def get(self, what: str, arn: str, default: Any = None) -> Any:
+        return self._said[what].get(arn, (default, None))[0]
+
+    def read_at(self, detail: Detail) -> datetime | None:
+        """When AWS said it; None for what is not known but by our own writes."""
+        what, arn = detail
+        return self._said[what].get(arn, (None, None))[1]
+
+    def of(self, what: str) -> list[str]:
+        """The ARNs of which this is known."""
+        return list(self._said[what])
 
     def put(self, detail: Detail, value: Any, at: datetime | None = None) -> None:
-        self.known[detail] = self._kept_once(value)
-        if at is not None:
-            self.read_at[detail] = at
-
-    def _kept_once(self, value: Any) -> Any:
-        if len(self._once) > MOST_KEPT:
-            self._once.clear()
-        if isinstance(value, tuple):
-            return self._once.setdefault(value, value)
-        return next((usual for usual in USUAL if usual == value), value)
+        what, arn = detail
+        self._said[what][arn] = self._kept_once(value, at or self.read_at(detail))
 
     def forget(self, arn: str) -> None:
-        for detail in [detail for detail in list(self.known) if detail[1] == arn]:
-            self.known.pop(detail, None)
-            self.read_at.pop(detail, None)
+        for said in self._said.values():
+            said.pop(arn, None)
+
+    def keep(self, ours: Collection[str]) -> None:
+        """Forget what is not ours any more, but not that others are foreign."""
+        for what, said in self._said.items():
+            for arn in [arn for arn in said if arn not in ours and what != "foreign"]:
+                said.pop(arn, None)
+
+    def _kept_once(self, value: Any, at: datetime | None) -> tuple[Any, datetime | None]:
+        if len(self._once) > MOST_KEPT:
+            self._once.clear()
+        alike = next((usual for usual in USUAL if usual == value), value)
+        if isinstance(alike, tuple):
+            return self._once.setdefault((alike, at), (alike, at))
+        return self._once.setdefault((id(alike), at), (alike, at)) if alike is not value else (value, at)
 
 
 class Snapshot(msgspec.Struct):
@@ -164,9 +191,8 @@ class Look:
                 raise
             return self._tags_one_by_one(balancers, groups, at)
         # The tag index lags behind by some seconds: what it does not list and nobody knows is asked for by its ARN.
-        written = [arn for what, arn in list(self.memory.known) if what == "settings"]
-        unlisted = [arn for arn in (*balancers, *groups, *written)
-                    if arn not in tags and ("foreign", arn) not in self.memory.known]
+        unlisted = [arn for arn in (*balancers, *groups, *self.memory.of("settings"))
+                    if arn not in tags and ("foreign", arn) not in self.memory]
         return {**tags, **self._described_tags(unlisted)}
 
     def _said_tags(self, said: Answer) -> Mapping[str, str]:
@@ -185,7 +211,7 @@ class Look:
         mine = [arn for arn in balancers if self._mark.is_ours(tags.get(arn, {}))]
         found = [said for part in _side_by_side([partial(self._listeners_of, arn) for arn in mine]) for said in part]
         for said in found:
-            self.memory.put(("settings", said["ListenerArn"]), normal.listener_draft(said), at)
+            self.memory.put(("settings", said["ListenerArn"]), normal.listens(said), at)
         return {**tags, **self._described_tags([said["ListenerArn"] for said in found])}
 
     def _listeners_of(self, balancer: str) -> list[Answer]:
@@ -220,11 +246,9 @@ class Look:
         wanted: list[Detail] = []
         for arn in sorted(ours):
             wanted += self._details_of(arn, snapshot, listeners)
-        for detail in [d for d in self.memory.known if d[0] != "foreign" and d[1] not in ours]:
-            self.memory.known.pop(detail, None)
-            self.memory.read_at.pop(detail, None)
-        new = [d for d in wanted if d not in self.memory.known and self._must_be_read(d, snapshot)]
-        self._read([*new, *self._in_turn([d for d in wanted if d not in new], at)], snapshot, at)
+        self.memory.keep(ours)
+        new = {d for d in wanted if d not in self.memory and self._must_be_read(d, snapshot)}
+        self._read([*sorted(new), *self._in_turn([d for d in wanted if d not in new], at)], snapshot, at)
 
     def _details_of(self, arn: str, snapshot: Snapshot, listeners: set[str]) -> list[Detail]:
         if arn in snapshot.balancers:
@@ -240,15 +264,15 @@ class Look:
         """Those read longest ago: so many that everything is read within the hour, within the budget."""
         passed = (at - self._last).total_seconds() if self._last else 0.0
         share = -(-len(details) * min(passed, HOUR) // HOUR)
-        oldest = sorted(details, key=lambda d: (self.memory.read_at.get(d) is not None,
-                                                self.memory.read_at.get(d, at), d))
+        oldest = sorted(details, key=lambda d: (self.memory.read_at(d) is not None, self.memory.read_at(d) or at, d))
         sick = [detail for detail in oldest if self._is_sick(detail)]
         chosen = dict.fromkeys([*sick, *oldest[: int(share)]])
         return list(chosen)[: self._settings.audit_budget]
 
     def _is_sick(self, detail: Detail) -> bool:
         """No target was healthy when it was read last: worth another look in every audit."""
-        _, health = self.memory.known.get(detail, ((), None)) if detail[0] == "targets" else ((), None)
+        what, arn = detail
+        _, health = self.memory.get(what, arn, ((), None)) if what == "targets" else ((), None)
         return health is not None and health[0] == 0 < health[1]
 
     def _read(self, details: Sequence[Detail], snapshot: Snapshot, at: datetime) -> None:
@@ -271,15 +295,14 @@ class Look:
                 self.memory.put(("settings", arns[0]), None, at)
             return
         for said in found:
-            self.memory.put(("settings", intern(said["ListenerArn"])), normal.listener_draft(said), at)
+            self.memory.put(("settings", intern(said["ListenerArn"])), normal.listens(said), at)
 
     def _read_one(self, detail: Detail, snapshot: Snapshot, at: datetime) -> None:
         what, arn = detail
         try:
             self.memory.put(detail, self._asked_for(what, arn, snapshot), at)
         except Told:
-            # Gone since the page was read; the next look will not list it.
-            self.memory.put(detail, ((), (0, 0)) if what == "targets" else {}, at)
+            self.memory.put(detail, _GONE_DETAIL.get(what, NOTHING_UNUSUAL), at)
 
     def _asked_for(self, what: str, arn: str, snapshot: Snapshot) -> Any:
         call = self._api.call
@@ -298,34 +321,33 @@ class Look:
         return {"attributes": normal.unusual_of_listener(said.get("Attributes", ())), "certificates": certificates}
 
     def _is_tls(self, arn: str) -> bool:
-        draft: normal.Draft | None = self.memory.known.get(("settings", arn))
-        return draft is not None and draft.fields["protocol"] == "TLS"
+        said: normal.Listens | None = self.memory.get("settings", arn)
+        return said is not None and said.protocol == "TLS"
 
     # -- pages into resources ---------------------------------------------------------------------------------------
 
     def _elb(self, snapshot: Snapshot, ours: set[str], backends: Sequence[str]) -> Iterable[Resource]:
-        known = self.memory.known
+        known = self.memory.get
         backend = backends[0] if backends else ""
         for arn, draft in snapshot.balancers.items():
             tags = snapshot.tags.get(arn, {})
             if arn in ours:
-                yield normal.load_balancer(draft, tags, known.get(("balancer", arn), NOTHING_UNUSUAL), backend)
+                yield normal.load_balancer(draft, tags, known("balancer", arn, NOTHING_UNUSUAL), backend)
             else:
                 self._note_foreign("load-balancer", draft.name, tags, arn)
         for arn, draft in snapshot.groups.items():
             tags = snapshot.tags.get(arn, {})
             if arn in ours:
-                targets, health = known.get(("targets", arn), ((), None))
-                yield normal.target_group(draft, tags, known.get(("group", arn), NOTHING_UNUSUAL), targets, health)
+                targets, health = known("targets", arn, ((), None))
+                yield normal.target_group(draft, tags, known("group", arn, NOTHING_UNUSUAL), targets, health)
             else:
                 self._note_foreign("target-group", draft.name, tags, arn)
         for arn in ours - snapshot.balancers.keys() - snapshot.groups.keys():
-            spoken: normal.Draft | None = known.get(("settings", arn))
-            if spoken and spoken.fields["load_balancer"] in snapshot.balancers:
-                more = known.get(("listener", arn), {})
-                name = snapshot.balancers[spoken.fields["load_balancer"]].name
-                yield normal.listener(spoken, snapshot.tags[arn], more.get("attributes", NOTHING_UNUSUAL),
-                                      more.get("certificates", ()), name)
+            said: normal.Listens | None = known("settings", arn)
+            if said and said.load_balancer in snapshot.balancers:
+                more = known("listener", arn, USUAL_LISTENER)
+                name = snapshot.balancers[said.load_balancer].name
+                yield normal.listener(said, arn, snapshot.tags[arn], more["attributes"], more["certificates"], name)
 
     def _security_group(self, said: Answer, snapshot: Snapshot) -> None:
         """Ours is a resource at once; of the others, what Services and rules may name."""
@@ -434,6 +456,10 @@ class Look:
                     self._addresses |= {address.allocation: address, address.public_ip: address}
 
 
+_GONE_DETAIL: Mapping[str, Any] = {"targets": ((), (0, 0)), "listener": USUAL_LISTENER}
+"""What is remembered of what went while it was read: the next look does not list it."""
+
+
 def _named_addresses(lb: LoadBalancer) -> Iterable[str]:
     yield from (str(address) for address in lb.requested_addresses if lb.scheme != "internal")
     try:
@@ -446,8 +472,11 @@ def _side_by_side(jobs: Sequence[Callable[[], Found]]) -> list[Found]:
     """The answers of all, in order; a few at a time. Raises what the first that failed raised."""
     if len(jobs) < READERS:
         return [job() for job in jobs]
+    found: list[Found] = []
     with ThreadPoolExecutor(READERS, thread_name_prefix="aws-look") as pool:
-        return [done.result() for done in [pool.submit(job) for job in jobs]]
+        for start in range(0, len(jobs), QUEUED):
+            found += [done.result() for done in [pool.submit(job) for job in jobs[start:start + QUEUED]]]
+    return found
 
 
 def _parts(items: Sequence[str], size: int) -> list[list[str]]:

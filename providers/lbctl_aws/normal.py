@@ -14,7 +14,7 @@ import msgspec
 from lbctl.model import SHARED, Owner, Resource
 from lbctl_aws.annotations import LISTENER_ATTRIBUTES, LOAD_BALANCER_ATTRIBUTES
 from lbctl_aws.marks import OWNER, UID
-from lbctl_aws.resources import group_defaults, health_check, holds, listener_name, rule_name
+from lbctl_aws.resources import group_defaults, health_check, holds, listener_name, placed, rule_name
 
 Json = Mapping[str, Any]
 
@@ -37,7 +37,7 @@ def balancer_draft(said: Json) -> Draft:
     fields = {
         "scheme": said.get("Scheme") or "internet-facing",
         "ip_address_type": intern(said.get("IpAddressType", "ipv4")),
-        "subnets": {intern(zone["SubnetId"]): _static_address(zone) for zone in said.get("AvailabilityZones", ())},
+        "subnets": placed((zone["SubnetId"], _static_address(zone)) for zone in said.get("AvailabilityZones", ())),
         "security_groups": tuple(sorted(map(intern, said.get("SecurityGroups") or ()))),
         "private_link": said.get("EnforceSecurityGroupInboundRulesOnPrivateLinkTraffic") or "on",
     }
@@ -126,32 +126,44 @@ def registered(descriptions: Iterable[Json], port: int) -> tuple[tuple[str, ...]
     return tuple(sorted(targets)), (healthy, judged)
 
 
-def listener_draft(said: Json) -> Draft:
-    """From DescribeListeners, which tells only the default certificate. Its name follows from its load balancer's."""
-    tls = said.get("Protocol") == "TLS"
+class Listens(msgspec.Struct, frozen=True, gc=False):
+    """A listener's settings. `certificates` holds the default one, if there is any: the others are told elsewhere."""
+
+    load_balancer: str
+    port: int
+    protocol: str
+    target_group: str
+    certificates: tuple[str, ...] = ()
+    tls_policy: str = ""
+    alpn: str = "None"
+
+
+def listens(said: Json) -> Listens:
+    """From DescribeListeners."""
     actions: Sequence[Json] = said.get("DefaultActions") or ({},)
-    fields = {
-        "load_balancer": intern(said["LoadBalancerArn"]),
-        "port": int(said["Port"]),
-        "protocol": intern(said["Protocol"]),
-        "target_group": intern(_forwards_to(actions[0])),
-        "certificates": tuple(c["CertificateArn"] for c in said.get("Certificates") or ())[:1] if tls else (),
-        "tls_policy": said.get("SslPolicy", "") if tls else "",
-        "alpn": (said.get("AlpnPolicy") or ["None"])[0] if tls else "None",
-    }
-    return Draft("", fields, {"arn": intern(said["ListenerArn"])})
+    where = (intern(said["LoadBalancerArn"]), int(said["Port"]), intern(said["Protocol"]))
+    plain = Listens(*where, intern(_forwards_to(actions[0])))
+    if plain.protocol != "TLS":
+        return plain
+    certificates = tuple(certificate["CertificateArn"] for certificate in said.get("Certificates") or ())[:1]
+    alpn = (said.get("AlpnPolicy") or ["None"])[0]
+    return msgspec.structs.replace(plain, certificates=certificates, tls_policy=said.get("SslPolicy", ""), alpn=alpn)
 
 
-def listener(draft: Draft, tags: Mapping[str, str], attributes: Mapping[str, str], more: Iterable[str],
-             balancer: str) -> Resource:
+def listener(
+    said: Listens, arn: str, tags: Mapping[str, str], attributes: Mapping[str, str], more: Iterable[str], balancer: str
+) -> Resource:
     """With its tags and unusual attributes; `more` are the certificates beside the default, `balancer` the load
     balancer's name.
     """
-    default: tuple[str, ...] = draft.fields["certificates"]
-    others = sorted(arn for arn in more if arn not in default)
-    fields = {**draft.fields, "certificates": (*default, *others), "attributes": attributes, "tags": tags}
-    name = listener_name(balancer, draft.fields["port"])
-    return Resource("listener", name, Owner(tags[OWNER]), fields, draft.outputs)
+    others = sorted(certificate for certificate in more if certificate not in said.certificates)
+    fields = {
+        **msgspec.structs.asdict(said),
+        "certificates": (*said.certificates, *others),
+        "attributes": attributes,
+        "tags": tags,
+    }
+    return Resource("listener", listener_name(balancer, said.port), Owner(tags[OWNER]), fields, {"arn": arn})
 
 
 def _forwards_to(action: Json) -> str:

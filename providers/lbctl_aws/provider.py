@@ -13,7 +13,7 @@ from collections.abc import Hashable, Iterable, Sequence
 import msgspec
 
 from lbctl.errors import LbctlError, Refused, SettingsError
-from lbctl.model import SHARED, Ingress, LoadBalancer, Owner, Ref, Resource
+from lbctl.model import SHARED, Ingress, LoadBalancer, Owner, Ref, Resource, Scheme
 from lbctl.plan import Change, Kind
 from lbctl.provider import Desired, Harness, Known, Observation, Scope
 from lbctl_aws import resources
@@ -23,7 +23,7 @@ from lbctl_aws.desired import desired
 from lbctl_aws.facts import Facts
 from lbctl_aws.look import Look
 from lbctl_aws.marks import Mark
-from lbctl_aws.resources import KINDS, Context, checked, load_balancer_name
+from lbctl_aws.resources import KINDS, Context, checked, load_balancer_name, scheme_of
 from lbctl_aws.settings import parse
 
 
@@ -41,7 +41,7 @@ class AwsProvider:
         self._carrier = Carrier(api, self.mark, self._look)
         self._known = Known()
         self._holders: dict[str, Owner] = {}
-        self._names: dict[Owner, tuple[LoadBalancer, str]] = {}
+        self._names: dict[Owner, tuple[LoadBalancer, Scheme, str]] = {}
 
     def observe(self, scope: Scope) -> Observation:
         """Fresh: a number of pages, and in turn what AWS tells one at a time. Warm: usually no call at all."""
@@ -56,14 +56,14 @@ class AwsProvider:
         taken = {hold: owner for r in scope.taken for hold in r.holds for owner in (r.owner,)}
         facts = self._look.facts(scope, ChainMap(taken, self._holders) if taken else self._holders)
         owners = None if scope.owners is None else {*scope.owners, SHARED}
-        seen = self._without_parts_that_go(self._known.of(owners), scope, facts)
+        seen = self._without_parts_that_go(self._known.of(owners), scope)
         return Observation(scope, tuple(seen), {"facts": facts})
 
     def desired(self, load_balancers: Sequence[LoadBalancer], seen: Observation) -> Desired:
         found = desired(load_balancers, seen, self._context(seen.facts["facts"]))
         refused = {refusal.owner for refusal in found.refused}
-        names = ((lb.owner, self._name(lb)) for lb in load_balancers if lb.owner not in refused)
-        addresses = {owner: (Ref("load-balancer", name, "hostname"),) for owner, name in names if name}
+        wanted = (r for r in found.resources if r.kind == "load-balancer" and r.owner not in refused)
+        addresses = {r.owner: (Ref("load-balancer", r.name, "hostname"),) for r in wanted}
         return msgspec.structs.replace(found, addresses=addresses)
 
     def shares(self, load_balancer: LoadBalancer) -> Iterable[Hashable]:
@@ -101,25 +101,26 @@ class AwsProvider:
             if resource.kind == "listener" and resource.fields["load_balancer"] == arn:
                 self._known.note(Change("delete", resource.kind, resource.name, owner, resource), None)
 
-    def _without_parts_that_go(
-        self, seen: Iterable[Resource], scope: Scope, facts: Facts
-    ) -> Iterable[Resource]:
+    def _without_parts_that_go(self, seen: Sequence[Resource], scope: Scope) -> Iterable[Resource]:
         """Listeners of load balancers that nobody wants go with those: as parts, not as changes of their own."""
-        wanted = {name for lb in scope.load_balancers if (name := self._name(lb))}
+        current: dict[Owner, list[Resource]] = {}
+        for resource in seen:
+            if resource.kind == "load-balancer":
+                current.setdefault(resource.owner, []).append(resource)
+        wanted = {name for lb in scope.load_balancers if (name := self._name(lb, current.get(lb.owner, ())))}
         refused = {refusal.owner for refusal in scope.refused}
         return (r for r in seen
                 if r.kind != "listener" or r.owner in refused or r.name.rpartition(":")[0] in wanted)
 
-    def _name(self, lb: LoadBalancer) -> str:
+    def _name(self, lb: LoadBalancer, current: Iterable[Resource]) -> str:
         """The load balancer's name; empty where the Service cannot be served. Worked out once per version of it."""
-        known = self._names.get(lb.owner)
-        if known is None or known[0] is not lb:
-            known = self._names[lb.owner] = (lb, self._worked_out_name(lb))
-        return known[1]
-
-    def _worked_out_name(self, lb: LoadBalancer) -> str:
         try:
-            return load_balancer_name(lb, checked(lb)[0], self._context(Facts()))
+            scheme = scheme_of(lb, current, self._context(Facts()))
+            known = self._names.get(lb.owner)
+            if known is None or known[0] is not lb or known[1] != scheme:
+                name = load_balancer_name(lb, checked(lb)[0], scheme, self._context(Facts()))
+                known = self._names[lb.owner] = (lb, scheme, name)
+            return known[2]
         except Refused:
             return ""
 

@@ -74,11 +74,12 @@ def build(
     Service does not say.
     """
     chosen, fronts = checked(lb)
-    name = load_balancer_name(lb, chosen, context)
+    scheme = scheme_of(lb, current.values(), context)
+    name = load_balancer_name(lb, chosen, scheme, context)
     seen = current.get(name)
     uid = lb.uid or (str(seen.fields.get("uid", "")) if seen else "")
     tags = {**context.settings.tags, **chosen.tags, **context.mark.tags(lb.owner, uid)}
-    balancer = _load_balancer(lb, chosen, name, seen, tags, context)
+    balancer = _load_balancer(lb, chosen, scheme, name, seen, tags, context)
     resources = [balancer]
     if not chosen.security_groups:
         resources.append(_security_group(lb, chosen, tags, context))
@@ -102,20 +103,22 @@ def checked(lb: LoadBalancer) -> tuple[Options, tuple[Front, ...]]:
     return chosen, fronts
 
 
-def load_balancer_name(lb: LoadBalancer, chosen: Options, context: Context) -> str:
+def load_balancer_name(lb: LoadBalancer, chosen: Options, scheme: Scheme, context: Context) -> str:
     """Its name in AWS: the fixed one, else derived from what cannot be changed in place."""
-    if chosen.name:
-        return chosen.name
-    return _derived_name(lb, chosen, context, scheme_of(lb, context))
+    return chosen.name or _derived_name(lb, chosen, context, scheme)
 
 
-def scheme_of(lb: LoadBalancer, context: Context) -> Scheme:
-    """Who may reach it. Where the Service does not say, what its address shows it has; else the cluster's default.
+def scheme_of(lb: LoadBalancer, current: Iterable[Resource], context: Context) -> Scheme:
+    """Who may reach it. Where the Service does not say: as its load balancer stands, whatever the default is by now.
 
-    An address begins with the load balancer's name, which holds the scheme: so a changed default replaces nothing.
+    Of two (one replaces the other) the younger counts. Where there is none, the Service's status tells of one that
+    went by hand: an address begins with the load balancer's name, which holds the scheme.
     """
     if lb.scheme is not None:
         return lb.scheme
+    standing = max(current, key=lambda balancer: str(balancer.outputs.get("created", "")), default=None)
+    if standing is not None:
+        return "internal" if standing.fields["scheme"] == "internal" else "internet-facing"
     default = context.settings.default_scheme
     other: Scheme = "internal" if default == "internet-facing" else "internet-facing"
     if not lb.status:
@@ -178,11 +181,21 @@ def listener_name(balancer: str, port: int) -> str:
     return f"{balancer}:{port}"
 
 
-def holds(name: str, placed: Mapping[str, str]) -> tuple[str, ...]:
+def holds(name: str, homes: Mapping[str, str]) -> tuple[str, ...]:
     """What a load balancer has that no other can have at the same time: its name and its static addresses."""
-    static = sorted((subnet, text) for subnet, text in placed.items() if text)
+    static = sorted((subnet, text) for subnet, text in homes.items() if text)
     return (f"name:{name}", *(f"eip:{text}" if text.startswith("eipalloc-") else f"private:{subnet}:{text}"
                               for subnet, text in static))
+
+
+def placed(homes: Iterable[tuple[str, str]]) -> Mapping[str, str]:
+    """Subnets, each with its static address or nothing, in normal form. Kept once: most stand in the same ones."""
+    return _placed_once(tuple(sorted(homes)))
+
+
+@lru_cache(maxsize=1024)
+def _placed_once(homes: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
+    return dict(homes)
 
 
 def detailed(tags: Mapping[str, str], details: object) -> Mapping[str, str]:
@@ -305,16 +318,16 @@ def _derived_name(lb: LoadBalancer, chosen: Options, context: Context, scheme: s
 
 
 def _load_balancer(
-    lb: LoadBalancer, chosen: Options, name: str, seen: Resource | None, tags: Mapping[str, str], context: Context
+    lb: LoadBalancer, chosen: Options, scheme: Scheme, name: str, seen: Resource | None, tags: Mapping[str, str],
+    context: Context,
 ) -> Resource:
-    scheme = _scheme(lb, seen, context)
-    placed = _placed(lb, chosen, scheme, seen, context)
+    homes = _homes(lb, chosen, scheme, seen, context)
     attributes = _unusual(chosen.attributes, LOAD_BALANCER_ATTRIBUTES)
     managed = not chosen.security_groups or chosen.manage_backend_rules
     fields = {
         "scheme": scheme,
         "ip_address_type": chosen.ip_address_type,
-        "subnets": placed,
+        "subnets": homes,
         "security_groups": _frontends(lb, chosen, context),
         "backend_group": Ref("backend-group", backend_group_name(context.mark), "id") if managed else "",
         "private_link": chosen.private_link,
@@ -322,14 +335,7 @@ def _load_balancer(
         "tags": detailed(tags, attributes),
         **_other_uid(lb, seen),
     }
-    return Resource("load-balancer", name, lb.owner, fields, holds=holds(name, placed), because=f"serves {lb.owner}")
-
-
-def _scheme(lb: LoadBalancer, seen: Resource | None, context: Context) -> Scheme:
-    if lb.scheme is None and seen is not None:
-        scheme: Scheme = "internal" if seen.fields["scheme"] == "internal" else "internet-facing"
-        return scheme
-    return scheme_of(lb, context)
+    return Resource("load-balancer", name, lb.owner, fields, holds=holds(name, homes), because=f"serves {lb.owner}")
 
 
 def _other_uid(lb: LoadBalancer, seen: Resource | None) -> dict[str, str]:
@@ -338,9 +344,9 @@ def _other_uid(lb: LoadBalancer, seen: Resource | None) -> dict[str, str]:
     return {"uid": lb.uid} if theirs and lb.uid and theirs != lb.uid else {}
 
 
-def _placed(
+def _homes(
     lb: LoadBalancer, chosen: Options, scheme: Scheme, seen: Resource | None, context: Context
-) -> dict[str, str]:
+) -> Mapping[str, str]:
     """The subnets, and the static address in each (an Elastic IP's allocation or a private address)."""
     facts = context.facts
     dualstack = chosen.ip_address_type == "dualstack"
@@ -348,7 +354,7 @@ def _placed(
         homes = subnets.named(facts, chosen.subnets, dualstack=dualstack)
     elif seen is not None and seen.fields["subnets"] and seen.fields["scheme"] == scheme:
         subnets.check_family(subnets.by_id(facts, seen.fields["subnets"]), dualstack=dualstack)
-        return dict(seen.fields["subnets"])
+        return _subnets_of(seen)
     else:
         homes = subnets.discovered(facts, scheme, context.settings.cluster_name, dualstack=dualstack)
     return _with_static(lb, chosen, scheme, homes, seen, facts)
@@ -357,7 +363,7 @@ def _placed(
 def _with_static(
     lb: LoadBalancer, chosen: Options, scheme: Scheme, homes: tuple[Subnet, ...], seen: Resource | None,
     facts: Facts,
-) -> dict[str, str]:
+) -> Mapping[str, str]:
     public = scheme == "internet-facing"
     if chosen.allocations and not public:
         raise Refused("Elastic IPs are for internet-facing load balancers: remove eip-allocations, or the scheme",
@@ -371,12 +377,17 @@ def _with_static(
     for allocation in allocations:
         _check_allocation(allocation, facts)
     if seen is not None and allocations and sorted(seen.fields["subnets"].values()) == sorted(allocations):
-        return dict(seen.fields["subnets"])
+        return _subnets_of(seen)
     if allocations:
-        return subnets.with_allocations(homes, allocations, fewer=fewer)
+        return placed(subnets.with_allocations(homes, allocations, fewer=fewer).items())
     if private:
-        return subnets.with_addresses(homes, private, fewer=fewer)
-    return {subnet.id: "" for subnet in homes}
+        return placed(subnets.with_addresses(homes, private, fewer=fewer).items())
+    return placed((subnet.id, "") for subnet in homes)
+
+
+def _subnets_of(seen: Resource) -> Mapping[str, str]:
+    there: Mapping[str, str] = seen.fields["subnets"]
+    return there
 
 
 def _requested(lb: LoadBalancer, facts: Facts) -> tuple[str, ...]:

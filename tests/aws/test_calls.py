@@ -5,6 +5,7 @@ from datetime import timedelta
 from msgspec.structs import replace
 
 from lbctl.model import Port
+from lbctl_aws.look import WHAT
 
 READ_ONE_AT_A_TIME = {
     "DescribeTargetHealth", "DescribeTargetGroupAttributes", "DescribeLoadBalancerAttributes", "DescribeListeners",
@@ -108,6 +109,6 @@ def test_within_an_hour_of_audits_everything_is_read_again(aws):
         aws.observe(lbs)
         read |= {call.operation for call in aws.wire.calls}
     memory = aws.provider._look.memory
-    wanted = [detail for detail in memory.known if detail[0] != "foreign"]
+    wanted = [(what, arn) for what in WHAT if what != "foreign" for arn in memory.of(what)]
     assert len(wanted) == 5 * 5
-    assert all((aws.now - memory.read_at[detail]).total_seconds() < 3600 for detail in wanted)
+    assert all((aws.now - memory.read_at(detail)).total_seconds() < 3600 for detail in wanted)

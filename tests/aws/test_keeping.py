@@ -86,6 +86,48 @@ def test_a_changed_default_replaces_nothing(aws):
     assert schemes(aws) == ["internal", "internet-facing"]
 
 
+def test_a_changed_default_replaces_nothing_though_the_status_was_wiped(aws):
+    lb = aws.service()
+    aws.serve(lb)
+    (before,) = balancers(aws).values()
+    aws.given(default_scheme="internal")
+    assert aws.plan([lb]).empty
+    (ref,) = aws.provider.desired([lb], aws.observe([lb])).addresses[lb.owner]
+    assert ref.name == before["LoadBalancerName"]
+
+
+def test_a_scheme_that_is_no_longer_said_stays_as_it_is(aws):
+    aws.serve(aws.service(scheme="internal"))
+    assert aws.plan([aws.service()]).empty
+
+
+def test_a_new_name_or_address_keeps_the_scheme_too(aws):
+    aws.serve(aws.service())
+    aws.given(default_scheme="internal")
+    aws.serve(aws.service(said={"eip-allocations": ",".join(aws.standin.elastic_ip() for _ in range(2))}))
+    assert schemes(aws) == ["internet-facing"]
+
+
+def test_while_one_replaces_the_other_the_younger_scheme_counts(aws):
+    aws.serve(aws.service())
+    aws.now = datetime.now(UTC)
+    one_pass(aws, aws.service(scheme="internal"))
+    assert schemes(aws) == ["internal", "internet-facing"]
+    aws.now += timedelta(seconds=130)
+    one_pass(aws, aws.service())
+    assert schemes(aws) == ["internal"]
+
+
+def test_a_load_balancer_deleted_by_hand_comes_back_with_its_scheme(aws):
+    lb = aws.service()
+    aws.serve(lb)
+    (before,) = balancers(aws).values()
+    aws.client().delete_load_balancer(LoadBalancerArn=before["LoadBalancerArn"])
+    aws.given(default_scheme="internal")
+    aws.serve(replace(lb, status=(Ingress(hostname=before["DNSName"]),)))
+    assert schemes(aws) == ["internet-facing"]
+
+
 def test_another_node_port_is_another_group_behind_the_same_listener(aws):
     aws.serve(aws.service())
     (before,) = aws.seen("listener")
