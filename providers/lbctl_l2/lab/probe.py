@@ -243,6 +243,13 @@ def is_advertisement(target: IPv6Address = VIP6) -> Frame:
         and frame[62:78] == target.packed
 
 
+def is_answer(address: IPv4Address | IPv6Address) -> Frame:
+    """An answer to somebody's question: no announcement, which come on their own."""
+    announced = is_gratuitous(address)
+    said = is_advertisement(address) if isinstance(address, IPv6Address) else is_arp(REPLY, address)
+    return lambda frame: said(frame) and not announced(frame)
+
+
 def is_gratuitous(address: IPv4Address | IPv6Address) -> Frame:
     """An announcement to everybody."""
     if isinstance(address, IPv6Address):

@@ -18,7 +18,7 @@ from lbctl_l2.lab.probe import (
     VLAN,
     Arp,
     Speaker,
-    is_arp,
+    is_answer,
     is_gratuitous,
 )
 from lbctl_l2.wire import Order, State
@@ -35,7 +35,7 @@ def ignored(segment, speaker):
 
     def check(*frames: bytes) -> None:
         segment.prober.say(*frames, Arp(segment.prober.mac, STRANGER).frame)
-        answer = Arp.of(segment.prober.hear(is_arp(REPLY)))
+        answer = Arp.of(segment.prober.hear(is_answer(VIP)))
         assert (answer.tpa, answer.tha) == (STRANGER, segment.prober.mac)
 
     return check
@@ -47,7 +47,7 @@ def answered(segment, speaker):
 
     def ask(frame: bytes) -> Arp:
         segment.prober.say(frame)
-        return Arp.of(segment.prober.hear(is_arp(REPLY)))
+        return Arp.of(segment.prober.hear(is_answer(VIP)))
 
     return ask
 
@@ -95,7 +95,7 @@ def test_p4_the_target_hardware_address_of_a_question_means_nothing(segment, ans
 
 def test_p4_every_one_of_many_questions_is_answered(segment, speaker):
     segment.prober.say(*[Arp(segment.prober.mac, CLIENT + number).frame for number in range(90)])
-    answers = [Arp.of(segment.prober.hear(is_arp(REPLY))).tpa for _ in range(90)]
+    answers = [Arp.of(segment.prober.hear(is_answer(VIP))).tpa for _ in range(90)]
     assert answers == [CLIENT + number for number in range(90)]
 
 

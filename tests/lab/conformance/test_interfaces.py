@@ -11,13 +11,12 @@ import pytest
 from lbctl_l2.lab.namespaces import inside
 from lbctl_l2.lab.probe import (
     LINK_LOCAL,
-    REPLY,
     VIP,
     VIP6,
     Arp,
     Prober,
     Speaker,
-    is_arp,
+    is_answer,
     is_gratuitous,
     mac_of,
     solicited,
@@ -36,7 +35,7 @@ def still_answers(segment, speaker):
 
     def check() -> None:
         segment.prober.say(Arp(segment.prober.mac).frame)
-        assert Arp.of(segment.prober.hear(is_arp(REPLY))).sha == segment.mac
+        assert Arp.of(segment.prober.hear(is_answer(VIP))).sha == segment.mac
 
     return check
 
@@ -64,7 +63,7 @@ def test_i2_a_port_is_left_to_its_bridge_which_answers_with_its_own_mac(segment,
     assert reason(speaker, "eth0") == "enslaved"
     assert Arp.of(segment.prober.hear(is_gratuitous(VIP))).sha == mac_of(segment.node, "br0")
     segment.prober.say(Arp(segment.prober.mac).frame)
-    assert Arp.of(segment.prober.hear(is_arp(REPLY))).sha == mac_of(segment.node, "br0")
+    assert Arp.of(segment.prober.hear(is_answer(VIP))).sha == mac_of(segment.node, "br0")
 
 
 def test_i2_a_port_that_leaves_its_bridge_is_used_again(segment, speaker, still_answers):
@@ -126,7 +125,7 @@ def test_i6_a_late_interface_announces_and_joins_at_once(segment, speaker):
     late.hear(is_gratuitous(VIP6))
     speaker.wait(lambda: solicited(VIP6) in groups(segment, "eth1"))
     late.say(Arp(late.mac).frame)
-    assert Arp.of(late.hear(is_arp(REPLY))).sha == mac_of(segment.node, "eth1")
+    assert Arp.of(late.hear(is_answer(VIP))).sha == mac_of(segment.node, "eth1")
     late.socket.close()
 
 
@@ -224,7 +223,7 @@ def test_a_macvlan_is_served_as_a_card_of_its_own(segment, speaker):
     speaker.wait_for_links("eth0", "mac0")
     segment.prober.forget()
     segment.prober.say(Arp(segment.prober.mac).frame)
-    answers = {Arp.of(segment.prober.hear(is_arp(REPLY))).sha for _ in range(2)}
+    answers = {Arp.of(segment.prober.hear(is_answer(VIP))).sha for _ in range(2)}
     assert answers == {segment.mac, bytes.fromhex("020000000033")}
 
 

@@ -17,6 +17,7 @@ from lbctl_l2.lab.probe import (
     Ndp,
     Speaker,
     is_advertisement,
+    is_answer,
     is_gratuitous,
     solicited,
 )
@@ -47,7 +48,7 @@ def ignored(segment, speaker, question):
 
     def check(*frames: bytes) -> None:
         segment.prober.say(*frames, question(source=STRANGER6))
-        answer = segment.prober.hear(lambda frame: is_advertisement()(frame) and not is_gratuitous(VIP6)(frame))
+        answer = segment.prober.hear(is_answer(VIP6))
         assert Ndp.of(answer).to == STRANGER6
 
     return check
@@ -59,7 +60,7 @@ def answered(segment, speaker):
 
     def ask(frame: bytes) -> Ndp:
         segment.prober.say(frame)
-        return Ndp.of(segment.prober.hear(is_advertisement()))
+        return Ndp.of(segment.prober.hear(is_answer(VIP6)))
 
     return ask
 

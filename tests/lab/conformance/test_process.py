@@ -16,7 +16,6 @@ from lbctl_l2.lab.probe import (
     CLIENT,
     CLIENT6,
     OTHER,
-    REPLY,
     STRANGER,
     VIP,
     VIP6,
@@ -24,7 +23,7 @@ from lbctl_l2.lab.probe import (
     Ndp,
     Prober,
     Speaker,
-    is_arp,
+    is_answer,
     is_gratuitous,
     solicited,
 )
@@ -73,7 +72,7 @@ def still_answers(segment):
 
     def check() -> None:
         segment.prober.say(Arp(segment.prober.mac).frame)
-        assert Arp.of(segment.prober.hear(is_arp(REPLY))).sha == segment.mac
+        assert Arp.of(segment.prober.hear(is_answer(VIP))).sha == segment.mac
 
     return check
 
@@ -108,7 +107,7 @@ def test_without_cap_net_raw_it_says_what_to_do(segment, monkeypatch):
 def test_a_process_that_stood_still_reads_nothing_of_before(segment, speaker, still_answers):
     os.kill(speaker.plane.pid, signal.SIGSTOP)
     segment.prober.say(*[Arp(segment.prober.mac).frame for _ in range(20)])
-    segment.prober.collect(is_arp(REPLY), 0.5)
+    segment.prober.collect(is_answer(VIP), 0.5)
     os.kill(speaker.plane.pid, signal.SIGCONT)
     speaker.wait(lambda: speaker.plane.report().counters.frozen == 1)
     speaker.wait_for(VIP, State.SPEAKING)
@@ -156,7 +155,7 @@ def test_more_addresses_than_the_kernel_s_filter_takes_are_served_all_the_same(s
     addresses = [VIP + number for number in range(MOST_LOOKED_FOR + 100)]
     speaker.announce(*addresses)
     segment.prober.say(Arp(segment.prober.mac, tpa=addresses[-1]).frame)
-    segment.prober.hear(is_arp(REPLY, addresses[-1]))
+    segment.prober.hear(is_answer(addresses[-1]))
 
 
 def test_a_storm_of_five_thousand_frames_a_second_keeps_no_client_without_an_answer(segment, speaker):
@@ -178,7 +177,7 @@ def ask_as_a_kernel_does(segment, who) -> None:
     for _ in range(3):
         segment.prober.say(Arp(segment.prober.mac, who).frame)
         with contextlib.suppress(LabError):
-            segment.prober.hear(lambda frame: is_arp(REPLY)(frame) and frame[38:42] == who.packed, within=1.0)
+            segment.prober.hear(lambda frame: is_answer(VIP)(frame) and frame[38:42] == who.packed, within=1.0)
             return
     pytest.fail(f"{who} got no answer")
 
