@@ -15,9 +15,9 @@ Nothing here sleeps. "Not ready yet" ends the lane with `Retry`, and the lane is
 
 import logging
 import threading
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import Any, Literal
 
 import msgspec
@@ -57,13 +57,68 @@ class Result(msgspec.Struct, frozen=True):
 
 
 class _Lane:
-    """One owner's steps on their way. `start` is the number of the start that it came with."""
+    """One owner's steps on their way, some of them done. `start` is the number of the start that it came with."""
+
+    __slots__ = ("all", "done", "owner", "start")
 
     def __init__(self, owner: Owner, steps: Sequence[Change], start: int) -> None:
-        self.owner = owner
-        self.steps = deque(steps)
-        self.start = start
-        self.applied: list[Change] = []
+        self.owner, self.all, self.done, self.start = owner, tuple(steps), 0, start
+
+    @property
+    def steps(self) -> tuple[Change, ...]:
+        """What is still to do."""
+        return self.all[self.done :]
+
+    @property
+    def applied(self) -> tuple[Change, ...]:
+        return self.all[: self.done]
+
+
+class _Crew:
+    """Threads that take tasks in turn, begun as they are needed. Ten thousand tasks wait for the price of a tuple each.
+
+    (An executor's Future costs ten times as much, and its threads keep a process alive that has a call hanging.)
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._tasks: SimpleQueue[tuple[Callable[..., None], tuple[object, ...]] | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._open = 0
+        self._ended = False
+
+    def submit(self, task: Callable[..., None], *arguments: object) -> None:
+        """Have it done soon; after `end`, never."""
+        with self._lock:
+            self._open += 1
+            if len(self._threads) < min(self._open, self._most) and not self._ended:
+                name = f"lane-{len(self._threads)}"
+                self._threads.append(threading.Thread(target=self._work, name=name, daemon=True))
+                self._threads[-1].start()
+        self._tasks.put((task, arguments))
+
+    def end(self, *, wait: bool) -> None:
+        """What has not begun is dropped. With `wait`, until the threads have ended."""
+        with self._lock:
+            self._ended = True
+            threads = list(self._threads)
+        for _thread in threads:
+            self._tasks.put(None)
+        for thread in threads if wait else ():
+            thread.join()
+
+    def _work(self) -> None:
+        while (job := self._tasks.get()) is not None:
+            task, arguments = job
+            try:
+                if not self._ended:
+                    task(*arguments)
+            except Exception:
+                # A fault of ours (no plugin's): no owner is to blame for it, but it must be seen.
+                log.exception("a lane broke off")
+            with self._lock:
+                self._open -= 1
 
 
 class Lanes:
@@ -87,7 +142,7 @@ class Lanes:
     ) -> None:
         self._carry, self._landed, self._stepped, self._may_write = carry, landed, stepped, may_write
         self._documents = {kind.name: kind.document for kind in kinds if kind.document}
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="lane")
+        self._crew = _Crew(workers)
         self._lock = threading.Condition()
         self._lanes: dict[Owner, _Lane] = {}
         self._starts = 0
@@ -138,7 +193,7 @@ class Lanes:
     def taken(self) -> tuple[Resource, ...]:
         """What lanes in flight have made, or are about to."""
         with self._lock:
-            steps = [step for lane in self._lanes.values() for step in (*lane.applied, *lane.steps)]
+            steps = [step for lane in self._lanes.values() for step in lane.all]
         return tuple(step.after for step in steps if step.after)
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -154,7 +209,7 @@ class Lanes:
         with self._lock:
             for timer in self._timers.values():
                 timer.cancel()
-        self._pool.shutdown(wait=finished, cancel_futures=True)
+        self._crew.end(wait=finished)
         return finished
 
     # -- a lane's life ------------------------------------------------------------------------------------------
@@ -209,9 +264,9 @@ class Lanes:
     def _note(self, lane: _Lane, answer: Resource | None) -> Change:
         with self._lock:
             before = self._documents_of(lane)
-            step = lane.steps.popleft()
+            step = lane.all[lane.done]
+            lane.done += 1
             self._outside.subtract(before - self._documents_of(lane))
-            lane.applied.append(step)
             if isinstance(answer, Resource):
                 self._known[step.key] = answer.outputs
             else:
@@ -249,10 +304,7 @@ class Lanes:
 
     def _wake(self, lanes: Sequence[_Lane]) -> None:
         for lane in lanes:
-            self._submit(self._run, lane)
-
-    def _submit(self, task: Callable[..., None], *arguments: object) -> None:
-        self._pool.submit(task, *arguments).add_done_callback(_report)
+            self._crew.submit(self._run, lane)
 
     # -- steps --------------------------------------------------------------------------------------------------
 
@@ -324,7 +376,7 @@ class Lanes:
             batch = self._batches.pop(document)
             self._timers.pop(document).cancel()
             self._applying.add(document)
-        self._submit(self._carry_batch, document, batch)
+        self._crew.submit(self._carry_batch, document, batch)
 
     def _carry_batch(self, document: Document, batch: list[_Lane]) -> None:
         answers = self._halving(batch, [self._parts(lane, document) for lane in batch])
@@ -356,14 +408,8 @@ class Lanes:
         return [[next(rest) for _ in steps] for steps in parts]
 
 
-def _report(task: "Future[None]") -> None:
-    """A fault of ours (a listener that raised) must be seen, though no owner is to blame for it."""
-    if not task.cancelled() and (error := task.exception()):
-        log.error("a lane broke off", exc_info=error)
-
-
 def _result(lane: _Lane, error: Exception | None) -> Result:
-    applied = tuple(lane.applied)
+    applied = lane.applied
     step = lane.steps[0] if lane.steps else None
     if error is None:
         return Result(lane.owner, "done", applied)
