@@ -28,8 +28,8 @@ BUSY = float(os.environ.get("LBCTL_BENCH_BUSY_SECONDS", "600"))
 QUICK = Pace(rest=0.0, start=0.2, before=0.3, after=1.0)
 P50, P99, GAP = 250.0, 350.0, 20.0
 """Goals in ms; a gap is what exceeds two intervals of the client."""
-SETTLED, RESTING = 40.0, 120.0
-"""Seconds until speakers are at rest, and of their rest."""
+BALANCED, RESTING = 900.0, 120.0
+"""Seconds within which the addresses must be balanced, and of the speakers' rest after that."""
 MANY = {5: "15.0 s", 7: "39 s"}
 
 
@@ -102,20 +102,36 @@ def _busy() -> Iterator[Measured]:
 
 
 def _rest() -> Iterator[Measured]:
-    """What speakers cost that have nothing to do: 100 Services, three nodes."""
+    """How 100 addresses come to lie on ten nodes, and what speakers cost that have nothing to do."""
     with KubeSandbox() as kube, TemporaryDirectory() as folder:
         api = Api(kube.kubeconfig(Path(folder) / "kubeconfig"))
-        with Cluster(3, 100, api) as stage:
-            pause(SETTLED)
+        with Cluster(10, 100, api) as stage:
+            loads = _balanced(stage)
             kube.requests.clear()
             frames = -sum(stage.lab.frames(node) for node in stage.lab.nodes)
             pause(RESTING)
             frames += sum(stage.lab.frames(node) for node in stage.lab.nodes)
             asked = len(kube.requests)
             memory = max(_memory(running.process.pid) for running in stage.speakers.values())
-    yield Measured("at rest, 100 Services: requests of a speaker", 8.0, asked / 3 * 60 / RESTING, "a minute")
+    yield Measured("100 addresses on 10 nodes: most on one", 11, max(loads), "addresses")
+    yield Measured("100 addresses on 10 nodes: fewer than 9 on", 0, sum(load < 9 for load in loads), "nodes")
+    yield Measured("at rest, 100 Services: requests of a speaker", 8.0, asked / 10 * 60 / RESTING, "a minute")
     yield Measured("at rest, 100 Services: memory of a speaker", 64.0, memory, "MiB")
-    yield Measured("at rest, 3 nodes: frames of a speaker", 200.0, frames / 3 / RESTING, "a second")
+    yield Measured("at rest, 10 nodes: frames of a speaker", 200.0, frames / 10 / RESTING, "a second")
+
+
+def _balanced(stage: Cluster) -> list[int]:
+    """How many addresses each node holds, once nothing moves any more; balancing is slow on purpose."""
+    until = time.monotonic() + BALANCED
+    loads: list[int] = []
+    while time.monotonic() < until:
+        held = list(stage.holders().values())
+        loads = [held.count(node) for node in stage.lab.nodes]
+        if max(loads) - min(loads) <= 2:
+            pause(20.0)
+            break
+        pause(5.0)
+    return loads
 
 
 def _memory(pid: int) -> float:
