@@ -107,7 +107,7 @@ class Insight:
         command = f"kubectl get lease -n {self._look.kubernetes.home} {leases.name(holder)} -o yaml"
         if not holder:
             return Sight("announcer", f"nobody announces {address}", False, "lbctl election")
-        return Sight("announcer", f"{holder} announces {address}, since {age(since, self._look.now)}", True, command)
+        return Sight("announcer", f"{holder} announces {address}, for {age(since, self._look.now)} now", True, command)
 
     def _others(self, address: IPAddress) -> Iterator[Sight]:
         """Those who may, in their order; those who may not, by their reason."""

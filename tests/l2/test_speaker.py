@@ -17,7 +17,7 @@ from lbctl.kube.client import MERGE, Client
 from lbctl.kube.events import Recorder
 from lbctl.model import Node
 from lbctl.policy import Limits, Policy
-from lbctl.provider import Harness, Plugin
+from lbctl.provider import Harness, Plugin, Scope
 from lbctl.sandbox.kube import KubeSandbox
 from lbctl.sandbox.sandbox import endpoint_slice, manifest
 from lbctl_l2 import elections, leases, netlink
@@ -235,6 +235,30 @@ def test_a_status_that_somebody_patched_to_something_else_gets_not_one_frame_out
     if ip != "192.0.2.11":
         assert house.plane.said(ip_address(ip)) == 0
     assert ip_address(ip) not in house.plane.given
+
+
+def test_addresses_that_may_not_be_announced_leave_the_speaker_in_peace(kube, house):
+    house.patch("/apis/lbctl.io/v1alpha1/addresspools/main", {"spec": {"addresses": ["192.0.2.0/24"]}})
+    for name, ip in (("web", "192.0.2.100"), ("gateway", "192.0.2.1"), ("node", "192.0.2.12")):
+        served(kube, name, ip)
+    house.join()
+    eventually(lambda: VIP in house.lease().announcing and house.desk.at_rest())
+    house.desk.controller.mark("default/web")
+    eventually(house.desk.at_rest)
+    assert stays(house.desk.at_rest)
+    assert {problem.reason for problem in house.lease().facts.problems} <= {"gateway-address", "node-address"}
+
+
+def test_what_was_planned_is_what_is_there(kube, house):
+    served(kube, "web", "192.0.2.100")
+    house.join()
+    eventually(lambda: VIP in house.lease().announcing and house.desk.at_rest())
+    path = house.desk.controller.reconciler
+    before = dict(house.plane.given)
+    assert eventually(lambda: path.plan().empty)
+    assert house.plane.given == before
+    (order,) = [r for r in path.stack.provider.observe(Scope(at=utcnow())).resources if r.kind == "order"]
+    assert order.fields["ranking"] == ("node-1",)
 
 
 def test_an_address_outside_all_pools_is_given_up_when_its_pool_goes(kube, house):

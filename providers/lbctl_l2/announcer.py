@@ -1,0 +1,258 @@
+"""The announcer: a provider on the one path whose resources are the standing orders of one node's data plane.
+
+`speaker.py` makes it once the cluster answers. What it observes are the orders given; what it desires are those that
+follow from the Services' statuses, the election and the checks; applying is giving orders. A roll of the other speakers
+goes with them, as a resource of its own. It never writes to Kubernetes but for the node's Lease.
+"""
+
+import threading
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from ipaddress import ip_address
+from typing import Any, cast
+
+from lbctl.model import SHARED, Ingress, IPAddress, LoadBalancer, Owner, Resource
+from lbctl.plan import Change, Kind
+from lbctl.provider import Desired, Harness, Observation, Scope
+from lbctl_l2 import checks, election, leases
+from lbctl_l2.checks import Surroundings
+from lbctl_l2.crds import Supply
+from lbctl_l2.election import Claim, Member, Move, Roll, Standing
+from lbctl_l2.keeper import Keeper
+from lbctl_l2.neighbours import Neighbours
+from lbctl_l2.options import Options
+from lbctl_l2.served import ranges, served
+from lbctl_l2.state import File, State
+from lbctl_l2.tidings import Tidings
+from lbctl_l2.values import Order, Peer, Report
+from lbctl_l2.world import Plane, World
+
+
+class Announcer:
+    """Four questions and one order, over a data plane. `resumed` is what that goes by already."""
+
+    name = "l2"
+    claims = False
+    kinds: tuple[Kind, ...] = (Kind("roll"), Kind("order", after=("roll",), document="node"))
+
+    def __init__(
+        self, harness: Harness, chosen: Options, world: World, plane: Plane, file: File, resumed: State
+    ) -> None:
+        kubernetes = harness.kubernetes
+        self._harness, self._options, self._plane, self._me = harness, chosen, plane, chosen.node
+        self._lock = threading.Lock()
+        self._given = {(item.owner, item.name): item for item in self._resumed(resumed)}
+        self._roll_given = self._peers_resource(resumed.peers)
+        self._peers = resumed.peers
+        self._around: Surroundings | None = None
+        self._served = served(kubernetes, harness.settings, self._look_again)
+        self._supply = self._served.supply
+        self._pool_of = self._supply.pool_of
+        self._elector = election.Elector(self._me)
+        self._elected: dict[IPAddress, Standing] = {}
+        self._wanted: tuple[Claim, ...] = ()
+        self._roll: Roll | None = None
+        self._tidings = Tidings(kubernetes, chosen, world, plane, self._owners, self._known)
+        self._others = Neighbours(kubernetes, chosen, world, plane, self._look_again, self._tidings.facts)
+        self._keeper = Keeper(
+            leases.Lease(kubernetes, self._me, harness.now), self._others.observed, self._tidings, file, world,
+            moves=self._moves, check=self._check, look=self._look_around,
+        )  # fmt: skip
+
+    # -- the one path ------------------------------------------------------------------------------------------
+
+    def observe(self, scope: Scope) -> Observation:
+        """The orders as they were given; and who is where, whom the election is among, and how it ends."""
+        self._use(self._served.look())
+        self._wanted = tuple(cast("Iterable[Claim]", scope.shares))
+        self._roll = roll = self._make_roll()
+        self._elected = elected = self._elector.elect(self._wanted, roll)
+        self._around = around = self._others.surroundings(self._pool_of)
+        self._peers = peers = self._others.peers(roll.members)
+        with self._lock:
+            given = tuple(resource for resource in self._given.values() if scope.covers(resource.owner))
+            whole = (*given, self._roll_given)
+        self._look_beyond(scope)
+        return Observation(scope, whole, {"elected": elected, "around": around, "peers": peers})
+
+    def desired(self, load_balancers: Sequence[LoadBalancer], seen: Observation) -> Desired:
+        """An order for each address that somebody may announce and that nothing speaks against."""
+        elected: Mapping[IPAddress, Standing] = seen.facts["elected"]
+        around: Surroundings = seen.facts["around"]
+        orders = (
+            self._order(load_balancer.owner, elected[address])
+            for load_balancer in load_balancers
+            for address in dict.fromkeys(claim.address for claim in election.claims(load_balancer))
+            if address in elected and _is_to_announce(elected[address], around)
+        )
+        return Desired((self._peers_resource(seen.facts["peers"]), *orders))
+
+    def shares(self, load_balancer: LoadBalancer) -> Iterable[Hashable]:
+        """Its addresses: the election is among all of them. A Service that cannot be read claims none."""
+        return () if load_balancer.problem else set(election.claims(load_balancer))
+
+    def adopts(self, status: Sequence[Ingress]) -> bool:
+        """Addresses of our pools are ours to announce, whoever wrote them there."""
+        found = [election.address(entry.ip) for entry in status]
+        return bool(found) and all(item is not None and bool(self._pool_of(item)) for item in found)
+
+    def apply(self, changes: Sequence[Change]) -> Sequence[Resource | Exception | None]:
+        """Gives the data plane its orders, all that there are: it sees itself what is new. Safe to repeat."""
+        with self._lock:
+            for change in changes:
+                self._take(change)
+            self._give()
+        return [change.after for change in changes]
+
+    # -- orders ------------------------------------------------------------------------------------------------
+
+    def _order(self, owner: Owner, standing: Standing) -> Resource:
+        because = f"{standing.first} comes first" if standing.first != self._me else "this node comes first"
+        return self._resource(owner, standing.address, standing.ranking, standing.interfaces, because)
+
+    def _resource(
+        self, owner: Owner, address: IPAddress, ranking: tuple[str, ...], interfaces: frozenset[str] | None, why: str
+    ) -> Resource:
+        ways = None if interfaces is None else tuple(sorted(interfaces))
+        fields = {"address": str(address), "ranking": ranking, "interfaces": ways, "node": self._me}
+        return Resource("order", f"{owner} {address}", owner, fields, because=why)
+
+    def _resumed(self, state: State) -> Iterator[Resource]:
+        for order in state.orders:
+            for owner in state.owners.get(str(order.address), ()):
+                yield self._resource(Owner(owner), order.address, order.ranking, order.interfaces, "the last state")
+
+    def _peers_resource(self, peers: Iterable[Peer]) -> Resource:
+        fields = {"peers": tuple((peer.name, *(_plain(link) for link in peer.links)) for peer in peers)}
+        return Resource("roll", "roll", SHARED, fields, because="these speakers are there")
+
+    def _take(self, change: Change) -> None:
+        if change.kind == "roll" and change.after is not None:
+            self._roll_given = change.after
+        elif change.after is not None:
+            self._given[change.owner, change.name] = change.after
+        else:
+            self._given.pop((change.owner, change.name), None)
+
+    def _give(self) -> None:
+        """All orders and the whole roll, once more past the checks: whatever happened since they were planned."""
+        around = self._around or self._others.surroundings(self._pool_of)
+        orders: dict[IPAddress, Order] = {}
+        owners: dict[str, tuple[str, ...]] = {}
+        for resource in self._given.values():
+            address = ip_address(resource.fields["address"])
+            if checks.fault(address, around) is None:
+                orders[address] = self._standing_order(address, resource)
+                owners[str(address)] = (*owners.get(str(address), ()), resource.owner)
+        self._plane.orders(orders.values(), self._peers)
+        nodes = tuple(sorted(map(str, around.nodes)))
+        self._keeper.keep(
+            State(
+                self._me, self._harness.cluster_id, tuple(orders.values()), self._peers, ranges(self._supply), nodes,
+                owners,
+            )
+        )  # fmt: skip
+
+    def _standing_order(self, address: IPAddress, resource: Resource) -> Order:
+        ways, standing = resource.fields["interfaces"], self._elected.get(address)
+        return Order(
+            address,
+            ranking=resource.fields["ranking"],
+            interfaces=None if ways is None else frozenset(ways),
+            probe=standing is not None and not standing.holder,
+            periodic=self._options.periodic,
+        )
+
+    # -- when to look again ------------------------------------------------------------------------------------
+
+    def _look_again(self) -> None:
+        self._harness.again(None)
+
+    def _look_beyond(self, scope: Scope) -> None:
+        """One Service's coming or going can move others' addresses: ask for a look at those, too."""
+        if scope.owners is None or self._around is None:
+            return
+        with self._lock:
+            rankings = {key: resource.fields["ranking"] for key, resource in self._given.items()}
+        moved = {
+            owner
+            for address, standing in self._elected.items()
+            if _is_to_announce(standing, self._around)
+            for owner in standing.owners
+            if owner not in scope.owners and rankings.get((owner, f"{owner} {address}")) != standing.ranking
+        }
+        if moved:
+            self._harness.again(moved)
+
+    def _look_around(self) -> None:
+        """Has anybody fallen silent, or been heard again, without a word of the cluster?"""
+        roll = self._roll
+        if roll is not None and self._make_roll().members != roll.members:
+            self._look_again()
+
+    def _make_roll(self) -> Roll:
+        found = self._others.members(self._wanted)
+        return Roll(found, self._supply.advertisements, self._pool_of, self._options.ignore_excluded)
+
+    def _use(self, supply: Supply) -> None:
+        """What was worked out from the same pools holds."""
+        if supply is not self._supply:
+            self._supply, self._pool_of = supply, supply.pool_of
+
+    # -- what is told ------------------------------------------------------------------------------------------
+
+    def heard(self, report: Report) -> None:
+        """The data plane has reported."""
+        self._tidings.heard(report)
+        self._keeper.hurry()
+
+    def _owners(self, address: IPAddress) -> Sequence[Owner]:
+        standing = self._elected.get(address)
+        return standing.owners if standing else ()
+
+    def _known(self) -> Mapping[IPAddress, int]:
+        """Since when others say that they announce what."""
+        found: dict[IPAddress, int] = {}
+        for member in self._members():
+            for address, since in member.announces.items() if member.name != self._me else ():
+                found[address] = max(found.get(address, 0), int(since))
+        return found
+
+    def _members(self) -> tuple[Member, ...]:
+        return self._roll.members if self._roll is not None else ()
+
+    def _moves(self) -> Sequence[Move]:
+        if self._roll is None:
+            return ()
+        return [m for m in election.moves(self._elected, self._wanted, self._roll) if m.old == self._me]
+
+    def _check(self) -> None:
+        # In this order: what was elected is never newer than the pools it is judged by.
+        addresses = sorted(self._elected, key=str)
+        self._tidings.look_for_problems(addresses, self._others.surroundings(self._pool_of))
+
+    # -- its life ----------------------------------------------------------------------------------------------
+
+    @property
+    def alive(self) -> bool:
+        return self._keeper.alive
+
+    def start(self) -> None:
+        """Follow the cluster, and keep the Lease."""
+        self._others.start()
+        self._keeper.start()
+
+    def stop(self) -> None:
+        """No renewal comes after this."""
+        self._keeper.stop()
+
+    def release(self) -> None:
+        """Give the Lease back."""
+        self._keeper.release()
+
+
+def _is_to_announce(standing: Standing, around: Surroundings) -> bool:
+    return bool(standing.ranking) and checks.fault(standing.address, around) is None
+
+
+def _plain(link: Any) -> tuple[Any, ...]:
+    return (link.name, leases.written(link.mac), tuple(map(str, link.networks)))

@@ -1,0 +1,155 @@
+"""The thread that keeps a node's Lease: renews it, gives addresses away for balance, and sees who has fallen silent.
+
+It also writes the last state to disk. Whatever it waits for, nobody who answers for an address waits for it.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+
+from lbctl.errors import LbctlError
+from lbctl.model import IPAddress
+from lbctl_l2 import leases
+from lbctl_l2.election import Move
+from lbctl_l2.state import File, State
+from lbctl_l2.tidings import Tidings
+from lbctl_l2.world import World
+
+log = logging.getLogger(__name__)
+
+TICK = 2.0
+"""Seconds between two looks at whether anybody fell silent."""
+HASTE = 1.0
+"""Seconds between two writes of the Lease, at least."""
+GIVING = 30.0
+"""Seconds that somebody has to take over what was given to him; then it stays where it is."""
+PATIENCE = 600.0
+"""Seconds until it is given away again."""
+
+
+class Keeper:
+    """One per node.
+
+    moves    one round towards balance: what of it is ours to give
+    check    called before each renewal: what is wrong here?
+    look     called at every turn: has anybody fallen silent?
+    """
+
+    def __init__(
+        self,
+        lease: leases.Lease,
+        observed: leases.Observed,
+        tidings: Tidings,
+        file: File,
+        world: World,
+        *,
+        moves: Callable[[], Sequence[Move]],
+        check: Callable[[], None],
+        look: Callable[[], None],
+    ) -> None:
+        self._lease, self._observed, self._tidings, self._file, self._world = lease, observed, tidings, file, world
+        self._moves, self._check, self._look = moves, check, look
+        self._wake = threading.Event()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="lease-keeper", daemon=True)
+        self._state: State | None = None
+        self._gives: dict[IPAddress, tuple[str, float]] = {}
+        self._declined: dict[IPAddress, float] = {}
+        self._failing = False
+        self._due = self._may = 0.0
+        self._said: Mapping[str, str] = {}
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.ident is None or self._thread.is_alive() or self._stopped.is_set()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """No renewal comes after this."""
+        self._stopped.set()
+        self._wake.set()
+        if self._thread.ident is not None:
+            self._thread.join(5.0)
+
+    def keep(self, state: State) -> None:
+        """Write this to disk soon."""
+        self._state = state
+        self._wake.set()
+
+    def hurry(self) -> None:
+        """There may be something new to say."""
+        if self._annotations() != self._said:
+            self._wake.set()
+
+    def release(self) -> None:
+        """Give the Lease back."""
+        try:
+            self._lease.release()
+        except LbctlError as error:
+            log.warning("the Lease could not be given back", extra={"error": str(error)})
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            self._wake.wait(self._patience())
+            self._wake.clear()
+            if not self._stopped.is_set():
+                self._turn(self._world.monotonic())
+
+    def _patience(self) -> float:
+        now = self._world.monotonic()
+        waits = [TICK, self._due - now]
+        if self._annotations() != self._said:
+            waits.append(self._may - now)
+        return max(min(waits), 0.0)
+
+    def _turn(self, now: float) -> None:
+        if self._state is not None:
+            state, self._state = self._state, None
+            self._write(state)
+        if now >= self._due:
+            self._check()
+            self._balance(now)
+        annotations = self._annotations()
+        if now >= self._due or (annotations != self._said and now >= self._may):
+            self._renew(annotations, now)
+        self._look()
+
+    def _renew(self, annotations: Mapping[str, str], now: float) -> None:
+        self._may = now + HASTE
+        try:
+            self._lease.renew(annotations)
+        except LbctlError as error:
+            if not self._failing:
+                log.warning("the Lease cannot be renewed: announcing goes on", extra={"error": str(error)})
+            self._failing, self._due, self._may = True, now + 2 * HASTE, now + 2 * HASTE
+            return
+        if self._failing:
+            log.info("the Lease is renewed again")
+        self._failing, self._said, self._due = False, annotations, now + leases.RENEWED
+        self._observed.reached(self._world.monotonic())
+
+    def _annotations(self) -> Mapping[str, str]:
+        return self._tidings.annotations({address: heir for address, (heir, _) in self._gives.items()})
+
+    def _balance(self, now: float) -> None:
+        """One round: what is ours to give. What nobody took within its time stays here for a while."""
+        held = self._tidings.answering
+        for address, (_, until) in list(self._gives.items()):
+            if address not in held or now >= until:
+                del self._gives[address]
+            if address in held and now >= until:
+                self._declined[address] = now + PATIENCE
+        self._declined = {address: until for address, until in self._declined.items() if until > now}
+        for move in self._moves():
+            if move.address in held and move.address not in self._declined:
+                self._gives = {**self._gives, move.address: (move.new, now + GIVING)}
+                log.info("gives an address away", extra={"address": str(move.address), "to": move.new})
+
+    def _write(self, state: State) -> None:
+        """A disk that is full costs a log line, not an announcement."""
+        try:
+            self._file.write(state)
+        except OSError as error:
+            log.warning("the last state cannot be written", extra={"error": str(error)})
