@@ -225,7 +225,7 @@ def _flat(documents: Iterable[Any]) -> Iterator[Any]:
 
 
 def _manifest(document: Mapping[str, Any]) -> Found | Problem:
-    kind, meta = str(document.get("kind", "")), document.get("metadata") or {}
+    kind, meta = str(document.get("kind", "")), _mapping(document.get("metadata"))
     group, _, version = str(document.get("apiVersion", "")).partition("/")
     plural = _KINDS.get((group, kind))
     name = str(meta.get("name", ""))
@@ -233,11 +233,21 @@ def _manifest(document: Mapping[str, Any]) -> Found | Problem:
         known = ", ".join(sorted({f"{group}/{kind}" for group, kind in _KINDS}))
         message = f"{group}/{kind} is no part of the pools' configuration; known are {known}"
         return Problem(kind, name, "unknown-kind", message)
+    if not name:
+        return Problem(kind, name, "unnamed", f"a {kind} has no metadata.name: give it one")
     item = Object(
-        name, str(meta.get("namespace", "")), labels=meta.get("labels") or {},
-        spec=document.get("spec") or {}, status=document.get("status") or {},
+        name,
+        str(meta.get("namespace", "")),
+        labels={str(key): str(value) for key, value in _mapping(meta.get("labels")).items()},
+        spec=_mapping(document.get("spec")),
+        status=_mapping(document.get("status")),
     )
     return Watch(plural, group, version, item.namespace), item
+
+
+def _mapping(said: Any) -> Mapping[str, Any]:
+    """A file may say anything: what is no mapping says nothing here, and lacks its required fields."""
+    return {str(key): value for key, value in said.items()} if isinstance(said, Mapping) else {}
 
 
 def _plain(texts: Sequence[str]) -> tuple[Found, ...]:
@@ -552,8 +562,9 @@ def advertisement_status(
     grave = [problem for problem in own if problem.reason not in _HINTS]
     first = next(iter((*grave, *own)), None)
     said = "False" if grave else "True"
-    conditions: Sequence[Mapping[str, Any]] = item.status.get("conditions") or ()
-    before = next((one for one in conditions if one.get("type") == "Ready"), {})
+    conditions = item.status.get("conditions") or ()
+    known = conditions if isinstance(conditions, Sequence) else ()
+    before = next((one for one in map(_mapping, known) if one.get("type") == "Ready"), {})
     since = before.get("lastTransitionTime") if before.get("status") == said else None
     ready = {
         "type": "Ready",

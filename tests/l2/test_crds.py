@@ -187,6 +187,32 @@ def test_the_order_of_the_objects_does_not_matter(objects: list[Found]) -> None:
     assert crds.supply(objects) == crds.supply(sorted(objects, key=lambda found: (found[1].name, found[0].plural)))
 
 
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=9) | st.sampled_from(["10.0.0.0/24", "fd00::", "In"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([
+        "addresses", "serviceAllocation", "namespaceSelectors", "matchLabels", "matchExpressions", "key", "operator",
+        "values", "reservations", "service", "nodeSelectors", "interfaces", "conditions", "released", "name", "labels",
+    ]), inner, max_size=4),
+    max_leaves=12,
+)
+documents = st.fixed_dictionaries({
+    "apiVersion": st.sampled_from(["lbctl.io/v1alpha1", "metallb.io/v1beta1"]),
+    "kind": st.sampled_from(["AddressPool", "IPAddressPool", "L2Advertisement", "BGPAdvertisement", "BGPPeer"]),
+    "metadata": anything | st.just({"name": "a"}), "spec": anything, "status": anything,
+})
+
+
+@given(st.lists(documents | anything, max_size=3))
+def test_whatever_is_written_is_served_or_told_and_never_an_error(said: list[Any]) -> None:
+    found, _strange = crds.manifests(said)
+    supply = crds.supply(found)
+    for _watch, item in found:
+        crds.pool_status(item, None, (), supply.problems, NOW)
+        told = {problem.name for problem in supply.problems}
+        served = {pool.name for pool in supply.pools} | {advert.name for advert in supply.advertisements}
+        assert item.name in told | served or _watch.plural == "bgpadvertisements"
+
+
 # ── status ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
