@@ -139,7 +139,12 @@ def endpoints(slices: Iterable[EndpointSlice]) -> Endpoints:
             ready[item.address_type] = ready.get(item.address_type, 0) + 1
             if endpoint.node_name:
                 where.add(endpoint.node_name)
-    return Endpoints(max(ready.values(), default=0), frozenset(where), frozenset(serving))
+    found = Endpoints(max(ready.values(), default=0), frozenset(where), frozenset(serving))
+    # An empty set takes 216 bytes, and whole clusters are made with nothing ready yet.
+    return _NOTHING_READY if found == _NOTHING_READY else found
+
+
+_NOTHING_READY = Endpoints()
 
 
 # ── services ──────────────────────────────────────────────────────────────────────────────────────────────────────────
