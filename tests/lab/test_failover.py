@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from lbctl_l2.lab.cases import BARE, ENDED, KILLED, Case, Trial, mass, row, trial
+from lbctl_l2.lab.cases import BARE, ENDED, KILLED, SILENT, Case, Trial, mass, row, trial
 from lbctl_l2.lab.rig import vip
 from lbctl_l2.lab.stage import Bare, Stage, pause
 from lbctl_l2.lab.table import Row
@@ -109,6 +109,23 @@ def test_a_node_that_returns_waits_before_it_gets_anything_back(stage: Bare) -> 
     assert stage.holder == first
     assert {said.kind for said in watch.take().announced(vip(0)) if said.node == first} == {"request", "reply"}
     watch.close()
+
+
+@pytest.fixture(scope="module")
+def six() -> Iterator[Bare]:
+    """Data planes on three nodes, and an IPv6 address."""
+    with Bare(3, ipv6=True) as made:
+        yield made
+
+
+@pytest.mark.parametrize("case", [KILLED, SILENT, ENDED], ids=lambda case: case.name.replace(" ", "-"))
+def test_so_it_is_with_neighbour_discovery(six: Bare, case: Case, table: Callable[[Row], None]) -> None:
+    done = [_trial(six, case) for _ in range(TRIALS)]
+    table(row(case._replace(name=f"IPv6: {case.name}", metallb="–", tuned="–"), done))
+    for one in done:
+        assert one.left == {one.heir} != {one.holder}
+        assert one.announced >= 1
+        assert len(one.end) == 1
 
 
 @pytest.fixture

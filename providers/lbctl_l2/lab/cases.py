@@ -51,10 +51,10 @@ class Pace(NamedTuple):
     after   from the fault to the cure, and from the cure to the end
     """
 
-    rest: float = 0.5
-    start: float = 0.3
-    before: float = 1.0
-    after: float = 1.5
+    rest: float = 0.3
+    start: float = 0.2
+    before: float = 0.5
+    after: float = 1.2
 
 
 PACE = Pace()

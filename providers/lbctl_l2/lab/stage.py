@@ -14,7 +14,7 @@ from typing import Self
 from lbctl_l2.lab.announcers import Announcer, Told, roll
 from lbctl_l2.lab.measured import Address
 from lbctl_l2.lab.namespaces import LabError
-from lbctl_l2.lab.rig import Lab, Running, vip
+from lbctl_l2.lab.rig import Lab, Running, vip, vip6
 from lbctl_l2.wire import Order, Report, Timing
 
 START = 30.0
@@ -29,9 +29,9 @@ def pause(seconds: float) -> None:
 class Stage:
     """A lab with a speaker on every node, as a context manager. `speakers` are their processes by node."""
 
-    def __init__(self, nodes: int, addresses: int, *, proxied: bool = False) -> None:
+    def __init__(self, nodes: int, addresses: int, *, ipv6: bool = False, proxied: bool = False) -> None:
         """`proxied`: real kube-proxies will forward; without them the lab's backends take what comes."""
-        self.addresses: tuple[Address, ...] = tuple(vip(number) for number in range(addresses))
+        self.addresses: tuple[Address, ...] = tuple((vip6 if ipv6 else vip)(number) for number in range(addresses))
         self.lab = Lab(nodes, () if proxied else self.addresses)
         self.speakers: dict[str, Running] = {}
         self.others: list[Running] = []
@@ -90,8 +90,8 @@ class Stage:
 class Bare(Stage):
     """Data planes under hand-made orders: each address to one node, then to the others in turn."""
 
-    def __init__(self, nodes: int, addresses: int = 1, timing: Timing | None = None) -> None:
-        super().__init__(nodes, addresses)
+    def __init__(self, nodes: int, addresses: int = 1, timing: Timing | None = None, *, ipv6: bool = False) -> None:
+        super().__init__(nodes, addresses, ipv6=ipv6)
         self._timing = timing or Timing()
         self._announcers: dict[str, Announcer] = {}
         self.first: dict[Address, str] = {}
