@@ -2,7 +2,7 @@
 
 Groups: `lbctl.providers` (a `Plugin`), `lbctl.standins` (makes a `Standin`), `lbctl.commands` (a click command),
 `lbctl.policies` (makes the permissions that a cloud takes, as JSON values), `lbctl.demos` (a module with `SERVICE`,
-`TITLE`, `SETTINGS` and `show`: a provider's own act of the demo, which needs no stand-in). Ours are registered the way a
+`TITLE`, `SETTINGS` and `show`: a provider's own act of the demo, which needs no stand-in). Ours are registered as a
 stranger's would be. What is missing is an error that says what to install.
 """
 

@@ -257,7 +257,8 @@ def test_only_ready_endpoints_count_and_unknown_is_ready():
 
 
 def test_a_terminating_endpoint_that_still_serves_is_not_ready():
-    seen = read.endpoints([slice_of(endpoint(False, serving=True, terminating=True), endpoint(False, "n2", serving=False))])
+    going, gone = endpoint(False, serving=True, terminating=True), endpoint(False, "n2", serving=False)
+    seen = read.endpoints([slice_of(going, gone)])
     assert seen == Endpoints(0, frozenset(), frozenset({"n1"}))
 
 

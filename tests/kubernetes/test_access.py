@@ -18,7 +18,8 @@ def config_maps(kube):
 
 @pytest.fixture
 def access(kube):
-    cluster = Cluster(Client.from_config(str(kube.kubeconfig), component="access"), watches=[config_maps(kube), UNKNOWN])
+    client = Client.from_config(str(kube.kubeconfig), component="access")
+    cluster = Cluster(client, watches=[config_maps(kube), UNKNOWN])
     cluster.watch()
     yield cluster.access(kube.namespace)
     cluster.stop()
