@@ -137,10 +137,20 @@ class Options(msgspec.Struct, frozen=True):
 
 def make_provider(plugin: Plugin, harness: Harness, nodes: Sequence[Node]) -> Provider:
     """The provider, with what the nodes say where nobody said it. Raises `SettingsError` with the way out."""
+    return plugins.provider(plugin, _discovered(plugin, harness, nodes))
+
+
+def preview_provider(plugin: Plugin, harness: Harness, nodes: Sequence[Node]) -> tuple[Provider, tuple[str, ...]]:
+    """What plans files alone, and what it assumes: the provider itself, where the plugin has nothing for that."""
+    if plugin.preview is None:
+        return make_provider(plugin, harness, nodes), ()
+    return plugin.preview(_discovered(plugin, harness, nodes))
+
+
+def _discovered(plugin: Plugin, harness: Harness, nodes: Sequence[Node]) -> Harness:
     settings = {setting.name: setting.default for setting in plugin.settings if setting.default}
     given = {name: value for name, value in harness.settings.items() if value}
-    complete = {**settings, **plugin.discover(nodes), **given}
-    return plugins.provider(plugin, msgspec.structs.replace(harness, settings=complete))
+    return msgspec.structs.replace(harness, settings={**settings, **plugin.discover(nodes), **given})
 
 
 def reconciler(

@@ -301,6 +301,8 @@ class Plugin(msgspec.Struct, frozen=True):
     `discover` is pure: what the nodes' providerIDs and labels say about settings that nobody gave.
     `privileged` are annotation keys that name existing cloud objects → a glob of the values that do: see `policy.py`.
     `extra` is what to install where `make` raises ImportError: `pip install 'lbctl[aws]'`.
+    `preview` makes a provider that plans files alone, and says what it assumes, in sentences: it sees an empty cloud,
+    and calls nobody. Without it files alone are planned with what `make` makes.
     `watches` says, from the settings, what of the cluster the provider reads beside Services and Nodes (`home` is among
     them, too).
     `speaker` makes the part that runs on every node, if there is one: a provider without claim and status, whose
@@ -315,6 +317,7 @@ class Plugin(msgspec.Struct, frozen=True):
     discover: Callable[[Sequence[Node]], Mapping[str, str]] = lambda _nodes: {}
     privileged: Mapping[str, str] = {}
     extra: str = ""
+    preview: Callable[[Harness], tuple[Provider, tuple[str, ...]]] | None = None
     watches: Callable[[Mapping[str, str]], Sequence[Watch]] = lambda _settings: ()
     speaker: SpeakerFactory | None = None
     speaker_watches: Callable[[Mapping[str, str]], Sequence[Watch]] = lambda _settings: ()

@@ -45,6 +45,7 @@ class Preview(msgspec.Struct, frozen=True):
     skipped       what stood in files and is no Service of type LoadBalancer, counted by kind
     assumptions   what had to be assumed, in sentences
     problems      what could not be read, in sentences
+    offline       made of files alone: nobody said which cluster's things to compare with
     """
 
     plans: Mapping[str, Plan]
@@ -54,6 +55,12 @@ class Preview(msgspec.Struct, frozen=True):
     skipped: Mapping[str, int] = {}
     assumptions: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+    offline: bool = False
+
+    @property
+    def title(self) -> str:
+        """What to call it."""
+        return "Preview" if self.offline else "Plan"
 
     def changes(self) -> _Entries:
         """Every step with its provider, in the plans' order."""
@@ -224,7 +231,7 @@ def _text(preview: Preview) -> Iterator[str]:
 def _head(preview: Preview) -> Iterator[str]:
     where = f", cluster {preview.cluster_id}" if preview.cluster_id else ""
     names = ", ".join(sorted(preview.plans)) or "no provider"
-    yield line(f"Plan for {preview.source or 'the cluster'}{where}, with {names}")
+    yield line(f"{preview.title} for {preview.source or 'the cluster'}{where}, with {names}")
     for sentence in preview.assumptions:
         yield line(f"Assumed: {sentence}")
     for sentence in preview.problems:
@@ -273,7 +280,7 @@ def _listed(title: str, rows: Sequence[str]) -> Iterator[str]:
 def summary(preview: Preview) -> str:
     """The last line: `Plan: 2 to create, 1 to change, 0 to delete; 14 unchanged.`"""
     n = preview.counts()
-    said = f"Plan: {n['create']} to create, {n['update']} to change, {n['delete']} to delete"
+    said = f"{preview.title}: {n['create']} to create, {n['update']} to change, {n['delete']} to delete"
     said += f"; {n['unchanged']} unchanged"
     for count, word in ((n["pending"], "later"), (n["frozen"], "held back"), (n["refused"], "refused")):
         said += f", {count} {word}" if count else ""
@@ -370,6 +377,7 @@ def data(preview: Preview) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "digest": preview.digest,
         "source": preview.source,
+        "preview": preview.offline,
         "cluster_id": preview.cluster_id,
         "providers": sorted(preview.plans),
         "summary": preview.counts(),

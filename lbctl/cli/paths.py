@@ -9,7 +9,7 @@ from lbctl import plugins
 from lbctl.apply import Result
 from lbctl.cli.inputs import Inputs
 from lbctl.cli.session import Session, installation, renamed
-from lbctl.daemon import Cluster, make_provider, reconciler, utcnow
+from lbctl.daemon import Cluster, make_provider, preview_provider, reconciler, utcnow
 from lbctl.errors import LbctlError, SettingsError
 from lbctl.kube import objects, read
 from lbctl.kube.access import Access
@@ -53,6 +53,8 @@ class Paths:
         if given.cluster is not None:
             self.cluster_id = self.cluster_id or given.cluster.identity()
             self._installation = installation(given.cluster.client, session.namespace(), create=writes)
+        self.offline = given.cluster is None and not self.cluster_id
+        """Files alone, and nobody said whose: a preview."""
         self.names = only or self._names()
         if given.cluster is not None:
             given.cluster.look(session.watches(self.names))
@@ -105,7 +107,7 @@ class Paths:
         unread = tuple(f"{name}: {error.reason}: {error.message}" for name, error in sorted(problems.items()))
         return Preview(
             plans, given.source, self.cluster_id, self._session.calls.by_service(),
-            given.read.skipped if given.read else {}, given.assumptions, (*given.problems, *unread),
+            given.read.skipped if given.read else {}, given.assumptions, (*given.problems, *unread), self.offline,
         )  # fmt: skip
 
     def _source(self, name: str) -> StoreSource:
@@ -134,7 +136,11 @@ class Paths:
         plugin = self._session.plugin(name)
         observe = renamed(self._session.calls, name)
         harness = self._session.harness(plugin, self.cluster_id, self._installation, observe, self._seen())
-        return make_provider(plugin, harness, self.sources[name].nodes())
+        if not self.offline:
+            return make_provider(plugin, harness, self.sources[name].nodes())
+        provider, assumed = preview_provider(plugin, harness, self.sources[name].nodes())
+        self._given.assumptions += assumed
+        return provider
 
     def _seen(self) -> Access | None:
         """The cluster as the provider sees it, with the Services as they would be."""

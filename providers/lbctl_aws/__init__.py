@@ -22,6 +22,14 @@ def make(harness: Harness) -> Provider:
     return AwsProvider(harness, Api(settings, harness.on_call, Gate(time.monotonic)))
 
 
+def preview(harness: Harness) -> tuple[Provider, tuple[str, ...]]:
+    """A provider that asks nobody, and what it assumes. Raises `SettingsError` for settings that cannot be read."""
+    from lbctl_aws.preview import AwsPreview
+
+    made = AwsPreview(harness)
+    return made, made.assumptions()
+
+
 plugin = Plugin(
-    name="aws", make=make, settings=SETTINGS, discover=discover, privileged=PRIVILEGED, extra="aws",
+    name="aws", make=make, preview=preview, settings=SETTINGS, discover=discover, privileged=PRIVILEGED, extra="aws",
 )

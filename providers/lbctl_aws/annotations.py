@@ -8,7 +8,7 @@ The scheme, the source ranges and the requested addresses are read by `lbctl.int
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from ipaddress import AddressValueError, IPv4Address
 from typing import Any
 
@@ -144,6 +144,15 @@ def options(load_balancer: LoadBalancer) -> Options:
     chosen = Options(**found, health=Health(**health))
     _check_together(chosen, load_balancer)
     return chosen
+
+
+def named_addresses(load_balancer: LoadBalancer) -> Iterator[str]:
+    """The Elastic IPs that a Service names, by allocation or by address."""
+    yield from (str(address) for address in load_balancer.requested_addresses if load_balancer.scheme != "internal")
+    try:
+        yield from options(load_balancer).allocations
+    except Refused:
+        return
 
 
 def listens_with_tls(chosen: Options, port: Port) -> bool:

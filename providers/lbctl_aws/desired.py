@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from lbctl.errors import Refused
-from lbctl.model import DEGRADED, SERVING, SHARED, Key, LoadBalancer, Node, Note, Owner, Refusal, Resource
+from lbctl.model import DEGRADED, SERVING, SHARED, Key, LoadBalancer, Node, Note, Owner, Ref, Refusal, Resource
 from lbctl.provider import Desired, Observation
 from lbctl_aws.facts import Facts, Instance
 from lbctl_aws.resources import Context, build, shared, target_family
@@ -27,7 +27,7 @@ _WAY_OUT = {
 
 
 def desired(load_balancers: Sequence[LoadBalancer], seen: Observation, context: Context) -> Desired:
-    """The resources, refusals, drains and notes of one pass."""
+    """The resources, refusals, drains, notes and addresses of one pass."""
     mine: dict[Owner, list[Resource]] = defaultdict(list)
     for resource in seen.resources:
         mine[resource.owner].append(resource)
@@ -44,6 +44,7 @@ def desired(load_balancers: Sequence[LoadBalancer], seen: Observation, context: 
         refused=tuple(refused),
         drains=_drains(served, mine, seen.scope.at, context.settings.drain_seconds),
         notes=tuple(note for _, _, notes in served for note in notes),
+        addresses={r.owner: (Ref(r.kind, r.name, "hostname"),) for r in wanted if r.kind == "load-balancer"},
     )
 
 

@@ -7,6 +7,9 @@ import msgspec
 
 from lbctl.model import Key, Owner
 
+UNKNOWN = "(known after apply)"
+"""Stands in a preview for an id that only AWS knows."""
+
 
 class Subnet(msgspec.Struct, frozen=True):
     """`public` says whether its route table leads to an internet gateway; None where no route table was read."""
@@ -61,6 +64,7 @@ class Facts(msgspec.Struct, frozen=True):
                 "other-installation"), and the command that would give them to us, with OWNER for whom
     holders     who holds a fixed name or an Elastic IP, among everybody's load balancers
     copied      this looks like a copy of the cluster that these load balancers belong to
+    assumed     nobody asked AWS: whatever a Service names is taken to exist (`preview.py`)
     """
 
     vpc: str = ""
@@ -71,3 +75,4 @@ class Facts(msgspec.Struct, frozen=True):
     foreign: Mapping[Key, tuple[str, str]] = {}
     holders: Mapping[str, Owner] = {}
     copied: bool = False
+    assumed: bool = False

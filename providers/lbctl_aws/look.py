@@ -20,11 +20,11 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from lbctl.errors import CredentialsError, Refused
+from lbctl.errors import CredentialsError
 from lbctl.model import SHARED, Key, LoadBalancer, Owner, Resource
 from lbctl.provider import Scope
 from lbctl_aws import normal
-from lbctl_aws.annotations import options
+from lbctl_aws.annotations import named_addresses
 from lbctl_aws.api import Answer, Api, Told
 from lbctl_aws.facts import Address, Facts, Group, Instance, Subnet
 from lbctl_aws.marks import DETAILS, OWNER, Mark
@@ -443,7 +443,7 @@ class Look:
 
     def _learn_addresses(self, load_balancers: Sequence[LoadBalancer]) -> None:
         """Elastic IPs that Services name, by allocation or by address."""
-        asked = {text for lb in load_balancers for text in _named_addresses(lb)} - self._asked
+        asked = {text for lb in load_balancers for text in named_addresses(lb)} - self._asked
         if not asked:
             return
         self._asked |= asked
@@ -458,14 +458,6 @@ class Look:
 
 _GONE_DETAIL: Mapping[str, Any] = {"targets": ((), (0, 0)), "listener": USUAL_LISTENER}
 """What is remembered of what went while it was read: the next look does not list it."""
-
-
-def _named_addresses(lb: LoadBalancer) -> Iterable[str]:
-    yield from (str(address) for address in lb.requested_addresses if lb.scheme != "internal")
-    try:
-        yield from options(lb).allocations
-    except Refused:
-        return
 
 
 def _side_by_side(jobs: Sequence[Callable[[], Found]]) -> list[Found]:

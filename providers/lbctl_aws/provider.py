@@ -13,7 +13,7 @@ from collections.abc import Hashable, Iterable, Sequence
 import msgspec
 
 from lbctl.errors import LbctlError, Refused, SettingsError
-from lbctl.model import SHARED, Ingress, LoadBalancer, Owner, Ref, Resource, Scheme
+from lbctl.model import SHARED, Ingress, LoadBalancer, Owner, Resource, Scheme
 from lbctl.plan import Change, Kind
 from lbctl.provider import Desired, Harness, Known, Observation, Scope
 from lbctl_aws import resources
@@ -60,11 +60,7 @@ class AwsProvider:
         return Observation(scope, tuple(seen), {"facts": facts})
 
     def desired(self, load_balancers: Sequence[LoadBalancer], seen: Observation) -> Desired:
-        found = desired(load_balancers, seen, self._context(seen.facts["facts"]))
-        refused = {refusal.owner for refusal in found.refused}
-        wanted = (r for r in found.resources if r.kind == "load-balancer" and r.owner not in refused)
-        addresses = {r.owner: (Ref("load-balancer", r.name, "hostname"),) for r in wanted}
-        return msgspec.structs.replace(found, addresses=addresses)
+        return desired(load_balancers, seen, self._context(seen.facts["facts"]))
 
     def shares(self, load_balancer: LoadBalancer) -> Iterable[Hashable]:
         return resources.shares(load_balancer, self.settings)

@@ -23,7 +23,7 @@ from lbctl.model import DEGRADED, SHARED, LoadBalancer, Note, Port, Ref, Resourc
 from lbctl.plan import Kind
 from lbctl_aws import names, subnets
 from lbctl_aws.annotations import GROUP_ATTRIBUTES, LOAD_BALANCER_ATTRIBUTES, PREFIX, Options, listens_with_tls, options
-from lbctl_aws.facts import Facts, Subnet
+from lbctl_aws.facts import UNKNOWN, Facts, Subnet
 from lbctl_aws.marks import DETAILS, Mark, check_user_tags
 from lbctl_aws.settings import Settings
 
@@ -350,7 +350,10 @@ def _homes(
     """The subnets, and the static address in each (an Elastic IP's allocation or a private address)."""
     facts = context.facts
     dualstack = chosen.ip_address_type == "dualstack"
-    if chosen.subnets:
+    if facts.assumed:
+        static = chosen.allocations or chosen.private_addresses or lb.requested_addresses
+        homes = subnets.assumed(chosen.subnets, len(static))
+    elif chosen.subnets:
         homes = subnets.named(facts, chosen.subnets, dualstack=dualstack)
     elif seen is not None and seen.fields["subnets"] and seen.fields["scheme"] == scheme:
         subnets.check_family(subnets.by_id(facts, seen.fields["subnets"]), dualstack=dualstack)
@@ -442,7 +445,7 @@ def _target_group(
         "protocol": front.group_protocol,
         "port": front.node_port,
         "ip_address_type": family,
-        "health_check": _health_check(lb, chosen, front),
+        "health_check": _health_check(lb, chosen, front, assumed=context.facts.assumed),
         "attributes": attributes,
         "targets": targets,
         "tags": detailed(tags, attributes),
@@ -485,7 +488,9 @@ def _certificates(chosen: Options, context: Context) -> tuple[str, ...]:
     return (chosen.certificates[0], *sorted(chosen.certificates[1:]))
 
 
-def _health_check(lb: LoadBalancer, chosen: Options, front: Front) -> Mapping[str, Any]:
+def _health_check(
+    lb: LoadBalancer, chosen: Options, front: Front, *, assumed: bool = False
+) -> Mapping[str, Any]:
     """The AWS Load Balancer Controller's defaults, and for UDP alone kube-proxy's health: a UDP port answers no check.
 
     | traffic policy | protocol | port | interval | timeout | healthy, unhealthy |
@@ -495,10 +500,10 @@ def _health_check(lb: LoadBalancer, chosen: Options, front: Front) -> Mapping[st
     | Local | HTTP /healthz | healthCheckNodePort | 10 | 6 | 2, 2 |
     """
     said = chosen.health
-    local = lb.external_traffic_policy == "Local" and lb.health_check_node_port > 0
+    local = lb.external_traffic_policy == "Local" and (lb.health_check_node_port > 0 or assumed)
     proxy = front.group_protocol == "UDP" and not local
     protocol = said.protocol or ("HTTP" if local or proxy else "TCP")
-    port = str(lb.health_check_node_port) if local else str(PROXY_HEALTH_PORT) if proxy else "traffic-port"
+    port = str(lb.health_check_node_port or UNKNOWN) if local else str(PROXY_HEALTH_PORT) if proxy else "traffic-port"
     web = protocol != "TCP"
     thresholds = 2 if local else 3
     return health_check(

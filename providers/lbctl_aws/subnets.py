@@ -5,10 +5,11 @@ the way to the internet, one per zone, ours before unmarked ones.
 """
 
 from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Network
 
 from lbctl.errors import Refused
 from lbctl.model import IPAddress, Scheme
-from lbctl_aws.facts import Facts, Subnet
+from lbctl_aws.facts import UNKNOWN, Facts, Subnet
 
 ROLES = {"internet-facing": "kubernetes.io/role/elb", "internal": "kubernetes.io/role/internal-elb"}
 CLUSTER_TAG = "kubernetes.io/cluster/"
@@ -25,6 +26,12 @@ def named(facts: Facts, names: Sequence[str], *, dualstack: bool) -> tuple[Subne
         raise Refused(f"AWS takes one subnet per zone, asked for are {twice}: remove one", reason="subnet-zone")
     check_family(chosen, dualstack=dualstack)
     return chosen
+
+
+def assumed(names: Sequence[str], count: int) -> tuple[Subnet, ...]:
+    """The subnets of a preview: those named, else so many that nobody knows yet; each in a zone of its own."""
+    ids = names or [UNKNOWN, *(f"{UNKNOWN} {number}" for number in range(2, count + 1))]
+    return tuple(Subnet(name, zone=name, cidr=IPv4Network("0.0.0.0/0")) for name in ids)
 
 
 def check_family(chosen: Iterable[Subnet], *, dualstack: bool) -> None:
@@ -69,8 +76,8 @@ def with_addresses(chosen: Sequence[Subnet], addresses: Sequence[IPAddress], *, 
     """Each subnet's private address. With `fewer`, subnets without one are left out. Raises `Refused`."""
     placed: dict[str, str] = {}
     for address in addresses:
-        home = next((s for s in chosen if s.cidr and address in s.cidr), None)
-        if home is None or home.id in placed:
+        home = next((s for s in chosen if s.cidr and address in s.cidr and s.id not in placed), None)
+        if home is None:
             raise Refused(
                 f"private address {address} lies in none of the free subnets {', '.join(s.id for s in chosen)}: "
                 f"choose one address in each subnet", reason="private-address",

@@ -28,7 +28,7 @@ def test_files_alone_are_a_preview(lbctl, manifest) -> None:
     assert "Assumed: no Node stands in the files" in ran.out
     assert "Skipped: 1 ConfigMap" in ran.out
     assert "node_port: (known after apply)" in ran.out
-    assert ran.out.count("Plan: 3 to create, 0 to change, 0 to delete; 0 unchanged.") == 1
+    assert ran.out.count("Preview: 3 to create, 0 to change, 0 to delete; 0 unchanged.") == 1
 
 
 def test_nodes_may_stand_in_the_files(lbctl, manifest) -> None:
@@ -98,7 +98,7 @@ def test_every_form_says_the_same(lbctl, manifest) -> None:
     as_yaml = yaml.safe_load(lbctl("plan", "-f", path, "-o", "yaml").out)
     assert as_json == as_yaml
     assert as_json["summary"]["create"] == 3
-    assert lbctl("plan", "-f", path, "-o", "markdown").out.startswith("### lbctl plan: 3 to create")
+    assert lbctl("plan", "-f", path, "-o", "markdown").out.startswith("### lbctl preview: 3 to create")
     assert lbctl("plan", "-f", path, "-o", "github").out.startswith("::notice title=")
 
 
