@@ -1,4 +1,4 @@
-"""The settings of a node's speaker: the flags of `lbctl speaker`, and what they mean.  PURE."""
+"""The settings of a node's speaker: the flags of `lbctl speaker`, and what they mean."""
 
 from collections.abc import Mapping
 from typing import cast, get_args
