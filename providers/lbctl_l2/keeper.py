@@ -67,11 +67,11 @@ class Keeper:
         self._thread.start()
 
     def stop(self) -> None:
-        """No renewal comes after this."""
+        """No new renewal comes after this. One under way may hang in a silent API server: nobody waits long for it."""
         self._stopped.set()
         self._wake.set()
         if self._thread.ident is not None:
-            self._thread.join(5.0)
+            self._thread.join(1.0)
 
     def keep(self, state: State) -> None:
         """Write this to disk soon."""
