@@ -25,6 +25,8 @@ GIVING = 30.0
 """Seconds that somebody has to take over what was given to him; then it stays where it is."""
 PATIENCE = 600.0
 """Seconds until it is given away again."""
+RELEASE = 3.0
+"""Seconds that giving the Lease back may take."""
 
 
 class Keeper:
@@ -84,7 +86,12 @@ class Keeper:
             self._wake.set()
 
     def release(self) -> None:
-        """Give the Lease back."""
+        """Give the Lease back; a silent API server is waited for no longer than `RELEASE`."""
+        last = threading.Thread(target=self._release, name="lease-release", daemon=True)
+        last.start()
+        last.join(RELEASE)
+
+    def _release(self) -> None:
         try:
             self._lease.release()
         except LbctlError as error:
