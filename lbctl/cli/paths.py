@@ -12,7 +12,8 @@ from lbctl.cli.session import Session, installation, renamed
 from lbctl.daemon import Cluster, make_provider, preview_provider, reconciler, utcnow
 from lbctl.errors import LbctlError, SettingsError
 from lbctl.kube import objects, read
-from lbctl.kube.access import Access
+from lbctl.kube.access import Access, Watched
+from lbctl.kube.files import overlay_other
 from lbctl.kube.source import StoreSource
 from lbctl.model import Ingress, Owner
 from lbctl.plan import Change, Plan
@@ -56,11 +57,20 @@ class Paths:
         self.offline = given.cluster is None and not self.cluster_id
         """Files alone, and nobody said whose: a preview."""
         self.names = only or self._names()
-        if given.cluster is not None:
-            given.cluster.look(session.watches(self.names))
+        self._watched = self._look()
         self.sources = {name: self._source(name) for name in self.names}
         self.paths = {name: self._path(name) for name in self.names}
         self.refresh()
+
+    def _look(self) -> Watched:
+        """What the providers read beside Services and Nodes: the cluster's, the files', or the files' over those."""
+        cluster, read = self._given.cluster, self._given.read
+        if cluster is not None:
+            cluster.look(self._session.watches(self.names, self._session.namespace()))
+        watched = cluster.watched if cluster is not None else Watched(self._session.watches(self.names))
+        if read is not None:
+            watched.overlay(read.of, overlay_other)
+        return watched
 
     def _names(self) -> tuple[str, ...]:
         """The providers to ask. Files in which nothing is for anybody need none."""
@@ -104,10 +114,11 @@ class Paths:
     def preview(self, plans: Mapping[str, Plan], problems: Mapping[str, LbctlError]) -> Preview:
         """What is rendered of them."""
         given = self._given
+        skipped = given.read.passed_over(self._watched.stores) if given.read else {}
         unread = tuple(f"{name}: {error.reason}: {error.message}" for name, error in sorted(problems.items()))
         return Preview(
             plans, given.source, self.cluster_id, self._session.calls.by_service(),
-            given.read.skipped if given.read else {}, given.assumptions, (*given.problems, *unread), self.offline,
+            skipped, given.assumptions, (*given.problems, *unread), self.offline,
         )  # fmt: skip
 
     def _source(self, name: str) -> StoreSource:
@@ -142,14 +153,11 @@ class Paths:
         self._given.assumptions += assumed
         return provider
 
-    def _seen(self) -> Access | None:
+    def _seen(self) -> Access:
         """The cluster as the provider sees it, with the Services as they would be."""
-        given = self._given
-        if given.cluster is None:
-            return None
-        cluster = Cluster(given.cluster.client, given.stores)
-        cluster.watched = given.cluster.watched
-        return cluster.access(self._session.namespace())
+        client = self._given.cluster.client if self._given.cluster is not None else None
+        home = self._session.namespace() if client is not None else ""
+        return Access(client, self._given.stores, self._watched, home=home, emit=lambda *_: None)
 
     def _made(self, name: str, provider: Provider) -> Reconciler:
         plugin = self._session.installed.get(name)

@@ -53,7 +53,7 @@ class Controllers:
         config = session.config
         client = session.client(lambda call: self._observe(call))
         self._observe = self._metrics.kubernetes_call(client.server)
-        cluster = Cluster(client, watches=session.watches(self._chosen()))
+        cluster = Cluster(client, watches=session.watches(self._chosen(), session.namespace()))
         recorder = Recorder(client, host=socket.gethostname())
         self._daemon = Daemon(cluster, recorder, self._elector(cluster))
         self._furnish(self._daemon, cluster, recorder)

@@ -109,10 +109,11 @@ class Session:
             given, cluster_id, installation, take_over=take_over, now=utcnow, on_call=observe, kubernetes=seen
         )
 
-    def watches(self, names: Iterable[str]) -> tuple[Watch, ...]:
-        """What of the cluster these providers read, beside Services and Nodes."""
+    def watches(self, names: Iterable[str], home: str = "") -> tuple[Watch, ...]:
+        """What of the cluster these providers read, beside Services and Nodes. `home` is lbctl's own namespace."""
         known = [self.installed[name] for name in names if name in self.installed]
-        asked = (plugin.watches({**self.config.given(plugin), "home": self.namespace()}) for plugin in known)
+        more = {"home": home} if home else {}
+        asked = (plugin.watches({**self.config.given(plugin), **more}) for plugin in known)
         return tuple(dict.fromkeys(watch for watches in asked for watch in watches))
 
     def look(self, name: str) -> Harness:

@@ -28,6 +28,16 @@ class Watched:
     def __init__(self, watches: Iterable[Watch] = ()) -> None:
         self.stores: dict[Watch, Store[Custom]] = {watch: Store() for watch in watches}
 
+    def overlay(
+        self, found: Callable[[Watch], Sequence[Custom]], merged: Callable[[Custom | None, Custom], Custom]
+    ) -> None:
+        """Put these over what is there: as it would be once they were applied."""
+        for watch, store in self.stores.items():
+            items = {objects.key(item): item for item in store.all()}
+            items |= {objects.key(item): merged(items.get(objects.key(item)), item) for item in found(watch)}
+            fresh = self.stores[watch] = Store[Custom]()
+            fresh.replace(items.values(), "")
+
     def reflectors(self, client: Client) -> tuple[Reflector[Any], ...]:
         """What fills them. A sort of object that the server does not know is empty."""
         return tuple(
@@ -39,9 +49,9 @@ class Watched:
 
 
 class Access:
-    """One provider's view."""
+    """One provider's view. Without a client (files alone) there is nothing to write to."""
 
-    def __init__(self, client: Client, stores: Stores, watched: Watched, *, home: str, emit: Emit) -> None:
+    def __init__(self, client: Client | None, stores: Stores, watched: Watched, *, home: str, emit: Emit) -> None:
         self._client, self._stores, self._watched, self._emit = client, stores, watched, emit
         self._decoder = objects.decoder(Custom)
         self._lock = threading.Lock()
@@ -90,18 +100,23 @@ class Access:
     # -- what is written ----------------------------------------------------------------------------------------
 
     def create(self, watch: Watch, body: Mapping[str, Any], namespace: str = "") -> Object:
-        return self._answer(self._client.request("POST", _resource(watch).path(namespace), body))
+        return self._answer(self._writer().request("POST", _resource(watch).path(namespace), body))
 
     def patch(
         self, watch: Watch, name: str, body: Mapping[str, Any], namespace: str = "", subresource: str = ""
     ) -> Object:
         path = _resource(watch).path(namespace, name, subresource)
-        return self._answer(self._client.request("PATCH", path, body, MERGE))
+        return self._answer(self._writer().request("PATCH", path, body, MERGE))
 
     def event(self, owner: Owner, kind: Literal["Normal", "Warning"], reason: str, message: str) -> None:
         service = self._stores.services.get(owner)
         if service is not None:
             self._emit(owner, service.metadata.uid, kind, reason, message)
+
+    def _writer(self) -> Client:
+        if self._client is None:
+            raise LookupError("there is no cluster to write to, only files")
+        return self._client
 
     def _answer(self, body: bytes) -> Object:
         item = objects.decode(body, self._decoder)

@@ -2,21 +2,24 @@
 
 `lbctl plan -f FILE|DIR|-` uses it. Files are untrusted: their size, depth, number of nodes and use of aliases are
 bounded before anything is built from them. What is no Service of type LoadBalancer, Node, EndpointSlice or Namespace is
-skipped and counted. What cannot be read is a problem with file and line, and does not stop the rest.
+skipped and counted, unless a provider says that it reads it (`Files.of`). What cannot be read is a problem with file
+and line, and does not stop the rest.
 """
 
 import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import yaml
 
+from lbctl.cluster import Watch
 from lbctl.kube import objects
-from lbctl.kube.objects import EndpointSlice, Namespace, Node, Service
+from lbctl.kube.objects import Custom, EndpointSlice, Namespace, Node, Service
 from lbctl.kube.source import Stores, stores
 
 FILE_BYTES = 64 * 1024 * 1024
@@ -47,8 +50,25 @@ class Problem(msgspec.Struct, frozen=True):
         return f"{self.where}: {self.reason}: {self.message}"
 
 
+class Other(msgspec.Struct, frozen=True):
+    """An object of a sort that only a provider may know."""
+
+    api_version: str
+    kind: str
+    item: Custom
+
+    def is_of(self, watch: Watch) -> bool:
+        """Is it one of those? The plural is guessed from the kind, as Kubernetes itself does where it must."""
+        version = f"{watch.group}/{watch.version}" if watch.group else watch.version
+        here = watch.namespace in ("", self.item.metadata.namespace)
+        return here and self.api_version == version and _plural(self.kind) == watch.plural and not watch.selector
+
+
 class Files(msgspec.Struct, frozen=True):
-    """What the files hold. `skipped` counts by kind; `where` says in which file and line each object stands."""
+    """What the files hold. `skipped` counts by kind; `where` says in which file and line each object stands.
+
+    `others` are among the skipped: of sorts that a provider may know.
+    """
 
     services: tuple[Service, ...] = ()
     nodes: tuple[Node, ...] = ()
@@ -57,6 +77,17 @@ class Files(msgspec.Struct, frozen=True):
     skipped: Mapping[str, int] = {}
     problems: tuple[Problem, ...] = ()
     where: Mapping[str, str] = {}
+    others: tuple[Other, ...] = ()
+
+    def of(self, watch: Watch) -> tuple[Custom, ...]:
+        """The objects of a sort that a provider watches."""
+        return tuple(other.item for other in self.others if other.is_of(watch))
+
+    def passed_over(self, watches: Iterable[Watch]) -> Mapping[str, int]:
+        """What is skipped, counted by kind, where providers read these."""
+        known = tuple(watches)
+        read = Counter(other.kind for other in self.others if any(map(other.is_of, known)))
+        return {kind: left for kind, count in self.skipped.items() if (left := count - read[kind])}
 
     def stores(self) -> Stores:
         """Filled as a cluster would have filled them."""
@@ -99,6 +130,7 @@ class _Reading:
         self.where: dict[str, str] = {}
         self.skipped: Counter[str] = Counter()
         self.problems: list[Problem] = []
+        self.others: list[Other] = []
 
     def file(self, name: str, text: bytes) -> None:
         """One file: all its documents, or a problem: of a file that is no YAML nothing is used."""
@@ -122,8 +154,15 @@ class _Reading:
         wanted = _KINDS.get((str(document.get("apiVersion", "")), kind))
         if wanted is None:
             self.skipped[kind] += 1
+            self._put_aside(kind, document)
         else:
             self._take(where, kind, wanted, document)
+
+    def _put_aside(self, kind: str, document: dict[str, Any]) -> None:
+        """Perhaps a provider knows it; what has not even the shape of an object, nobody does."""
+        with suppress(msgspec.ValidationError):
+            item = objects.slim(msgspec.convert(document, Custom))
+            self.others.append(Other(str(document.get("apiVersion", "")), kind, item))
 
     def _take(self, where: str, kind: str, wanted: type[Any], document: dict[str, Any]) -> None:
         try:
@@ -159,6 +198,7 @@ class _Reading:
         return Files(
             tuple(found[Service].values()), tuple(found[Node].values()), tuple(found[EndpointSlice].values()),
             tuple(found[Namespace].values()), dict(self.skipped), tuple(self.problems), self.where,
+            tuple(self.others),
         )  # fmt: skip
 
 
@@ -188,6 +228,15 @@ def parse(text: str | bytes, name: str = "<text>") -> Files:
     reading = _Reading()
     _read(reading, name, text.encode() if isinstance(text, str) else text)
     return reading.files()
+
+
+def overlay_other(live: Custom | None, item: Custom) -> Custom:
+    """What the cluster's object would be once the file's is applied: it keeps its identity and its status."""
+    if live is None:
+        return item
+    said = item.metadata
+    metadata = msgspec.structs.replace(live.metadata, labels=said.labels, annotations=said.annotations)
+    return Custom(metadata, item.spec, live.status)
 
 
 def overlay(live: Service | None, item: Service) -> Service:
@@ -309,6 +358,14 @@ def _placed(item: Any) -> Any:
     if item.metadata.namespace or isinstance(item, Node | Namespace):
         return item
     return msgspec.structs.replace(item, metadata=msgspec.structs.replace(item.metadata, namespace="default"))
+
+
+def _plural(kind: str) -> str:
+    """As Kubernetes' UnsafeGuessKindToResource."""
+    lower = kind.lower()
+    if lower.endswith("s"):
+        return f"{lower}es"
+    return f"{lower[:-1]}ies" if lower.endswith("y") else f"{lower}s"
 
 
 def _name(document: Mapping[str, Any]) -> str:

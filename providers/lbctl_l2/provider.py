@@ -11,12 +11,13 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from ipaddress import ip_address
 from itertools import chain
 
-from lbctl.model import Ingress, IPAddress, LoadBalancer, Node, Note, Owner, Ref, Refusal, Resource
+from lbctl.model import DEGRADED, SHARED, Ingress, IPAddress, LoadBalancer, Node, Note, Owner, Ref, Refusal, Resource
 from lbctl.plan import Change, Kind
 from lbctl.provider import Desired, Harness, Observation, Scope
 from lbctl_l2.allocation import allocate
 from lbctl_l2.announcing import Announcing
 from lbctl_l2.configured import Configured
+from lbctl_l2.crds import Problem
 from lbctl_l2.election import address
 from lbctl_l2.ledger import ADDRESS, Ask, Ledger
 from lbctl_l2.pool import Outcome, family
@@ -58,7 +59,8 @@ class AddressProvider:
             if (request := ledger.book.requests.get(owner)) is not None
             for held in request.held
         )
-        notes = (*self._conflicting(), *self._announcing.notes(scope, outcomes, supply, self._nodes))
+        announcing = self._announcing.notes(scope, outcomes, supply, self._nodes)
+        notes = (*self._conflicting(), *announcing, *(_problems(supply.problems) if scope.owners is None else ()))
         self._reporter.look(self._configured, ledger, scope.at)
         return Observation(scope, resources, {"outcomes": outcomes, "refused": refused, "notes": notes})
 
@@ -72,7 +74,7 @@ class AddressProvider:
         asking = {lb.owner for lb in load_balancers}
         given = [outcomes[owner] for owner in asking if owner in outcomes]
         served = [outcome for outcome in given if outcome.refusal is None]
-        noted = (note for note in seen.facts["notes"] if note.owner in asking)
+        noted = (note for note in seen.facts["notes"] if note.owner in asking or note.owner == SHARED)
         return Desired(
             resources=tuple(r for outcome in served for r in _wanted(outcome, held.get(outcome.owner, ()))),
             refused=(
@@ -150,6 +152,11 @@ def _name(owner: Owner, held: IPAddress) -> str:
 def _resource(owner: Owner, held: IPAddress, because: str = "") -> Resource:
     text = str(held)
     return Resource(ADDRESS, _name(owner, held), owner, {"address": text}, {"ip": text}, because=because)
+
+
+def _problems(found: Iterable[Problem]) -> Iterable[Note]:
+    """What is wrong with pools and advertisements is nobody's in particular, and everybody's who plans."""
+    return (Note(SHARED, DEGRADED, p.reason, f"{p.kind} {p.name}: {p.message}") for p in found)
 
 
 def _wanted(outcome: Outcome, held: Sequence[IPAddress]) -> Iterable[Resource]:

@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
+from lbctl.cluster import Watch
 from lbctl.kube import files, objects, read
 
 HERE = Path(__file__).parent.parent / "services"
@@ -126,3 +128,12 @@ def test_over_a_cluster_a_file_keeps_what_the_cluster_allocated():
     merged = files.overlay(live, item)
     assert [p.node_port for p in merged.spec.ports] == [30080, None]
     assert (merged.metadata.uid, merged.metadata.finalizers) == ("u1", ("lbctl.io/aws",))
+
+
+def test_what_only_a_provider_knows_is_put_aside_for_it():
+    pool = {"apiVersion": "metallb.io/v1beta1", "kind": "IPAddressPool", "spec": {"addresses": ["192.0.2.0/24"]}}
+    found = files.parse(yaml.safe_dump({**pool, "metadata": {"name": "lab", "namespace": "metallb-system"}}))
+    watch = Watch("ipaddresspools", "metallb.io", "v1beta1", "metallb-system")
+    assert [item.spec for item in found.of(watch)] == [{"addresses": ["192.0.2.0/24"]}]
+    assert (found.skipped, found.passed_over([watch])) == ({"IPAddressPool": 1}, {})
+    assert found.of(Watch("ipaddresspools", "metallb.io", "v1beta1", "elsewhere")) == ()
