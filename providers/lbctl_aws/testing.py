@@ -548,7 +548,7 @@ class Wire:
 
     def __init__(self, app: Callable[..., Iterable[bytes]], clock: Callable[[], float] = time.monotonic) -> None:
         self._app, self._clock = app, clock
-        self._lock = threading.Lock()
+        self._lock, self._serving = threading.Lock(), threading.Lock()
         self._hold_back = threading.Event()
         self._dropped: list[str] = []
         self._denied: frozenset[str] = frozenset()
@@ -607,9 +607,14 @@ class Wire:
         if self._delay:
             self._hold_back.wait(self._delay)
         if lost:
-            b"".join(self._app(environ, _nothing))
+            self._answered(environ, _nothing)
             return _answer(start_response, 500, b"", "text/xml")
-        return self._app(environ, start_response)
+        return self._answered(environ, start_response)
+
+    def _answered(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """moto's stores are not made for several threads; AWS answers each call from one state."""
+        with self._serving:
+            return list(self._app(environ, start_response))
 
     def _tag_index(
         self, environ: Mapping[str, Any], start_response: Callable[..., Any], region: str, body: bytes
