@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 from lbctl.sandbox.kube import KubeSandbox
 from lbctl_l2.lab.api import Api
-from lbctl_l2.lab.cases import ENDED, FROZEN, KILLED, PULLED, SILENT, SPLIT, Pace, mass, row, trial
+from lbctl_l2.lab.cases import ENDED, FROZEN, KILLED, PULLED, SILENT, SPLIT, Pace, mass, rows, trial
 from lbctl_l2.lab.cluster import Cluster
 from lbctl_l2.lab.namespaces import missing
 from lbctl_l2.lab.rig import family, vip
@@ -37,9 +37,9 @@ def measure() -> Iterator[Measured]:
     if reason := missing():
         print(f"failover: left out: {reason}")
         return
-    rows = [*_cases(), *_many()]
-    print(*lines(rows), sep="\n", flush=True)
-    for line in rows:
+    table = [*_cases(), *_many()]
+    print(*lines(table), sep="\n", flush=True)
+    for line in table:
         times = [1000 * seconds for seconds in line.outages]
         if line.goal == 0.35:
             yield Measured(f"{line.case}: p50", P50, percentile(times, 0.5), "ms")
@@ -55,7 +55,7 @@ def _cases() -> Iterator[Row]:
             # The first trial counts the frames, too.
             done = [trial(stage, case, QUICK._replace(rest=0.0 if number else 2.0))
                     for number in _settled(stage, TRIALS // share)]  # fmt: skip
-            yield row(case, done)
+            yield from rows(case, done)
 
 
 def _settled(stage: Bare, count: int) -> Iterator[int]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from lbctl_l2.lab.cases import BARE, ENDED, KILLED, SILENT, Case, Trial, mass, row, trial
+from lbctl_l2.lab.cases import BARE, ENDED, KILLED, SILENT, Case, Trial, mass, rows, trial
 from lbctl_l2.lab.rig import vip
 from lbctl_l2.lab.stage import Bare, Stage, pause
 from lbctl_l2.lab.table import Row
@@ -48,7 +48,8 @@ def trials(tried: Judged, table: Callable[[Row], None]) -> Judged:
     """The same, with a line in the table."""
 
     def of(case: Case) -> list[Trial]:
-        table(row(case, tried(case)))
+        for line in rows(case, tried(case)):
+            table(line)
         return tried(case)
 
     return of
@@ -59,6 +60,21 @@ def no_cure(stage: Stage, node: str) -> None:
 
 
 every_case = pytest.mark.parametrize("case", BARE, ids=lambda case: case.name.replace(" ", "-"))
+
+
+def test_a_stranger_who_claims_an_address_is_reported_and_does_not_keep_it(stage: Bare) -> None:
+    holder, stranger = stage.holder, bytes.fromhex("020000000003")
+    client = stage.lab.ask(vip(0), "kept")
+    reply = b"\xff" * 6 + stranger + bytes.fromhex("08060001080006040002") + (stranger + vip(0).packed) * 2
+    stage.lab.say(stage.lab.watcher, reply)
+    pause(1.0)
+    report = stage.tell()[holder]
+    assert report
+    assert [(found.address, found.mac) for found in report.conflicts] == [(vip(0), stranger)]
+    client.take()
+    pause(0.3)
+    assert client.take().nodes() == (holder,)
+    client.close()
 
 
 @every_case
@@ -80,21 +96,6 @@ def test_exactly_one_answers_after_the_cure(trials: Judged, case: Case) -> None:
 
 def test_in_good_order_there_is_never_nobody(trials: Judged) -> None:
     assert [done.nobody for done in trials(ENDED)] == [0.0] * TRIALS
-
-
-def test_a_stranger_who_claims_an_address_is_reported_and_does_not_keep_it(stage: Bare) -> None:
-    holder, stranger = stage.holder, bytes.fromhex("020000000003")
-    client = stage.lab.ask(vip(0), "kept")
-    reply = b"\xff" * 6 + stranger + bytes.fromhex("08060001080006040002") + (stranger + vip(0).packed) * 2
-    stage.lab.say(stage.lab.watcher, reply)
-    pause(1.0)
-    report = stage.tell()[holder]
-    assert report
-    assert [(found.address, found.mac) for found in report.conflicts] == [(vip(0), stranger)]
-    client.take()
-    pause(0.3)
-    assert client.take().nodes() == (holder,)
-    client.close()
 
 
 def test_a_node_that_returns_waits_before_it_gets_anything_back(stage: Bare) -> None:
@@ -121,7 +122,8 @@ def six() -> Iterator[Bare]:
 @pytest.mark.parametrize("case", [KILLED, SILENT, ENDED], ids=lambda case: case.name.replace(" ", "-"))
 def test_so_it_is_with_neighbour_discovery(six: Bare, case: Case, table: Callable[[Row], None]) -> None:
     done = [_trial(six, case) for _ in range(TRIALS)]
-    table(row(case._replace(name=f"IPv6: {case.name}", metallb="–", tuned="–"), done))
+    for line in rows(case._replace(name=f"IPv6: {case.name}", metallb="–", tuned="–"), done):
+        table(line)
     for one in done:
         assert one.left == {one.heir} != {one.holder}
         assert one.announced >= 1
@@ -158,4 +160,4 @@ def test_after_two_left_in_good_order_a_third_is_replaced_like_any(ten: Bare, ta
     case = KILLED._replace(name="killed after two left in good order", cure=no_cure, metallb="13.6 s", tuned="–")
     done = trial(ten, case)
     assert done.left == done.end == {done.heir} != {first}
-    table(row(case, [done]))
+    table(next(rows(case, [done])))

@@ -24,8 +24,8 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def lines(rows: Iterable[Row]) -> Iterator[str]:
-    """One line a case. Fewer than 100 trials have no p99: the longest stands for it."""
-    yield "outage in ms, as a client saw it that asks every 10 ms"
+    """One line a case. Fewer than 100 trials have no p99: the longest says more."""
+    yield "outage in ms, as a client saw it that asks every 10 ms; floor: its longest wait without a fault"
     yield f"{'case':44}{'n':>5}{'p50':>6}{'p99':>6}{'max':>6}{'goal':>8}{'floor':>7}{'frames/s':>10}  MetalLB · tuned"
     for row in rows:
         times = [round(1000 * value) for value in row.outages]
