@@ -76,7 +76,8 @@ class Rig:
         """Create the Service, or make it so."""
         annotations = {"lbctl.io/scheme": scheme}
         wanted = [{"name": f"p{port}", "port": port} for port in ports]
-        body = {"metadata": {"name": name, "annotations": annotations}, "spec": {"type": "LoadBalancer", "ports": wanted}}
+        spec = {"type": "LoadBalancer", "ports": wanted}
+        body = {"metadata": {"name": name, "annotations": annotations}, "spec": spec}
         there = self.get(name)
         if there is None:
             self.client.request("POST", SERVICES, body)
@@ -145,7 +146,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 @pytest.fixture
 def dice() -> random.Random:
     seed = int(os.environ.get("LBCTL_TEST_SEED") or random.SystemRandom().randrange(10**6))
-    print(f"LBCTL_TEST_SEED={seed}")
+    sys.stdout.write(f"LBCTL_TEST_SEED={seed}\n")
     return random.Random(seed)
 
 

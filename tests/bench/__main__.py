@@ -6,14 +6,14 @@ Calls are counted and the same everywhere; times and memory are this machine's. 
 import sys
 from collections.abc import Callable, Iterator, Mapping
 
-from tests.bench import arp, calls, cli, election, failover, held, ipam, plans, pools
+from tests.bench import arp, aws_memory, calls, cli, election, failover, growth, held, ipam, plans, pools
 from tests.bench.goal import Measured, table
 
 PARTS: Mapping[str, Callable[[], Iterator[Measured]]] = {
     "calls": calls.measure, "plans": plans.measure, "cli": cli.measure, "arp": arp.measure,
     "failover": failover.measure,
     "election": election.measure, "pools": pools.measure,
-    "held": held.measure, "ipam": ipam.measure,
+    "held": held.measure, "ipam": ipam.measure, "aws-memory": aws_memory.measure, "growth": growth.measure,
 }
 
 

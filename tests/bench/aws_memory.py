@@ -1,9 +1,9 @@
 """How much memory a controller of AWS needs, at 100 and 10,000 Services: ruling figures, peak of the whole process.
 
 The controller is a process of its own: JSON of Services decoded into stores, read, and looked at through the real SDK
-over HTTP. AWS is another process that plays 10,000 Services back as AWS would page them: making so many first would take
-a quarter of an hour. What it plays is what `desired` says, so the plan that ends the look must be empty; then come an
-audit that reads all that AWS tells one at a time, and a thousand events. `growth` measures a process that creates.
+over HTTP. AWS is another process that plays 10,000 Services back as AWS would page them: making so many first would
+take a quarter of an hour. What it plays is what `desired` says, so the plan that ends the look must be empty; then come
+an audit that reads all that AWS tells one at a time, and a thousand events. `growth` measures a process that creates.
 """
 
 import json
@@ -235,7 +235,8 @@ def _listener(found: Resource) -> dict[str, Any]:
 
 
 def _security_group(found: Resource) -> str:
-    tags = "".join(f"<item><key>{key}</key><value>{value}</value></item>" for key, value in found.fields["tags"].items())
+    pairs = found.fields["tags"].items()
+    tags = "".join(f"<item><key>{key}</key><value>{value}</value></item>" for key, value in pairs)
     rules = "".join(
         _permission(protocol, port, port, f"<ipRanges><item><cidrIp>{cidr}</cidrIp></item></ipRanges>")
         for protocol, port, cidr in (rule.split(":") for rule in found.fields.get("rules", ()))
