@@ -4,6 +4,8 @@ Everybody's Services are in one store, so each test takes its Services and pools
 """
 
 import itertools
+import shutil
+import subprocess
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,6 +26,7 @@ from lbctl.provider import Harness
 from lbctl_l2.plugin import plugin
 
 CRDS = Path(__file__).parents[2] / "deploy" / "crds"
+RBAC = [CRDS.parent / "kustomize" / name for name in ("base/rbac.yaml", "l2/rbac-controller.yaml")]
 SERVICES = sorted((Path(__file__).parents[1] / "services").glob("*.yaml"))
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 POOLS, ADVERTS = "/apis/lbctl.io/v1alpha1/addresspools", "/apis/lbctl.io/v1alpha1/l2advertisements"
@@ -43,8 +46,8 @@ class House:
         self.daemon: Daemon | None = None
         define(kube, *CRDS.glob("*s.lbctl.io.yaml"))
 
-    def start(self) -> "House":
-        client = Client.from_config(str(self.kube.kubeconfig), component="controller")
+    def start(self, kubeconfig: Path | None = None) -> "House":
+        client = Client.from_config(str(kubeconfig or self.kube.kubeconfig), component="controller")
         self._count(client)
         cluster = Cluster(client, watches=plugin.watches(self.settings))
         recorder = Recorder(client)
@@ -259,6 +262,51 @@ def test_services_of_one_address_in_two_statuses_end_up_with_one_each(house, wai
     house.start()
     wait(lambda: house.ready("younger") == "ready" and house.ready("older") == "ready")
     assert (house.address("older"), house.address("younger")) == (str(house.network[3]), str(house.network[0]))
+
+
+def allowed(kube, folder: Path) -> Path:
+    """A kubeconfig of who may do what the shipped manifests say, and nothing else."""
+    rbac, name = "/apis/rbac.authorization.k8s.io/v1", kube.namespace
+    inside, account = f"{rbac}/namespaces/{name}", {"kind": "ServiceAccount", "name": "lbctl", "namespace": name}
+    kube.post(kube.path("serviceaccounts"), {"metadata": {"name": "lbctl"}})
+    shipped = [item for file in RBAC for item in yaml.safe_load_all(file.read_text())]
+    for place, kind in ((rbac, "ClusterRole"), (inside, "Role")):
+        rules = [rule for item in shipped if item["kind"] == kind for rule in item["rules"]]
+        kube.post(f"{place}/{kind.lower()}s", {"metadata": {"name": name}, "rules": rules})
+        role = {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name}
+        bound = {"metadata": {"name": name}, "roleRef": role, "subjects": [account]}
+        kube.post(f"{place}/{kind.lower()}bindings", bound)
+    request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
+    config = yaml.safe_load(kube.kubeconfig.read_text())
+    token = kube.post(kube.path("serviceaccounts", "lbctl", "token"), request)["status"]["token"]
+    config["users"][0]["user"] = {"token": token}
+    (folder / "allowed").write_text(yaml.safe_dump(config))
+    return folder / "allowed"
+
+
+@pytest.mark.realkube
+def test_it_needs_no_more_than_the_shipped_rules(real_kube, wait, tmp_path):
+    house = House(real_kube, wait)
+    pool = house.pool()
+    try:
+        house.start(allowed(real_kube, tmp_path))
+        house.service()
+        wait(lambda: house.address() == str(house.network[0]))
+        wait(lambda: house.status(pool).get("usage", {}).get("services") == 1)
+        wait(lambda: house.events("IPAllocated"))
+    finally:
+        house.close()
+
+
+@pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl builds it")
+def test_the_manifests_for_bare_metal_fit_together():
+    command = ["kubectl", "kustomize", str(CRDS.parent / "kustomize" / "bare-metal")]
+    items = list(yaml.safe_load_all(subprocess.run(command, check=True, capture_output=True).stdout))
+    kinds = Counter(item["kind"] for item in items)
+    assert (kinds["CustomResourceDefinition"], kinds["Deployment"], kinds["DaemonSet"]) == (2, 1, 1)
+    [controller] = [item for item in items if item["kind"] == "Deployment"]
+    assert "--provider=l2" in controller["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert {item["metadata"].get("namespace", "lbctl-system") for item in items} == {"lbctl-system"}
 
 
 METALLB = {
