@@ -1,6 +1,6 @@
 """How much of each pool is used, into the pool's own status: at most once a second, however many Services come and go.
 
-Reporting, and no change of a plan: docs/adr/0009 says why. What is written is what a look saw that was asked for here;
+Reporting, and no change of a plan: docs/adr/0010 says why. What is written is what a look saw that was asked for here;
 a one-shot's look is never asked for, so `lbctl plan` writes nothing. MetalLB's own objects are MetalLB's to report on.
 """
 

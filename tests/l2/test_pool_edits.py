@@ -23,9 +23,9 @@ def pool(*ranges: str, name: str = "lab", **spec: Any) -> dict[str, Any]:
             "spec": {"addresses": list(ranges), **spec}}  # fmt: skip
 
 
-def service(name: str, **rest: Any) -> dict[str, Any]:
+def service(name: str) -> dict[str, Any]:
     spec = {"type": "LoadBalancer", "loadBalancerClass": "lbctl.io/l2", "ports": [{"port": 80}], "selector": {"a": "b"}}
-    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "default"}, "spec": spec, **rest}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "default"}, "spec": spec}
 
 
 class Lab:
@@ -47,8 +47,8 @@ class Lab:
         self.post("/apis/lbctl.io/v1alpha1/addresspools", pool("192.0.2.0/29"))
         for name, address in (("web", "192.0.2.1"), ("dns", "192.0.2.6")):
             self.post("/api/v1/namespaces/default/services", service(name))
-            ready = {"type": "lbctl.io/Ready", "status": "True", "reason": "ready", "message": "the load balancer is ready",
-                     "lastTransitionTime": "2026-01-01T00:00:00Z"}  # fmt: skip
+            ready = {"type": "lbctl.io/Ready", "status": "True", "reason": "ready"}
+            ready |= {"message": "the load balancer is ready", "lastTransitionTime": "2026-01-01T00:00:00Z"}
             status = {"loadBalancer": {"ingress": [{"ip": address, "ipMode": "VIP"}]}, "conditions": [ready]}
             path = f"/api/v1/namespaces/default/services/{name}/status"
             self.client.request("PATCH", path, {"status": status}, "application/merge-patch+json")
