@@ -84,7 +84,7 @@ def configure_logging(form: str, level: str, stream: TextIO) -> None:
     handler.setFormatter(TextLines() if as_text else JsonLines())
     logging.basicConfig(level=LEVELS[level], handlers=[handler], force=True)
     # Nothing of this is in our lines, and it is half of what one costs (Python's logging HOWTO, "Optimization").
-    logging._srcfile = None  # type: ignore[attr-defined]
+    logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     # These speak of every request at INFO or DEBUG, credentials' names included.
     for chatty in ("urllib3", "botocore", "boto3", "kubernetes", "asyncio", "aiohttp", "werkzeug", "moto"):
