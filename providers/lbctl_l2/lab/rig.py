@@ -73,10 +73,12 @@ class Running:
         self.process.send_signal(number)
 
     def send_all(self, number: signal.Signals) -> None:
-        """To it and all that it has started; children first, so that none of them can still act upon its end."""
-        for pid in reversed(family(self.process.pid)):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
+        """To it and all that it has started. Killed, they are stopped first: none acts upon another's end."""
+        pids = family(self.process.pid)
+        for sent in (signal.SIGSTOP, number) if number == signal.SIGKILL else (number,):
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, sent)
 
     def kill(self) -> None:
         """SIGKILL to all of them. Safe to repeat."""

@@ -6,7 +6,7 @@ Kubernetes. Most of failover is the data plane's affair, so most of it is measur
 
 import threading
 import time
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from types import TracebackType
 from typing import Self
@@ -26,7 +26,7 @@ def pause(seconds: float) -> None:
     threading.Event().wait(seconds)
 
 
-class Stage:
+class Stage(ABC):
     """A lab with a speaker on every node, as a context manager. `speakers` are their processes by node."""
 
     def __init__(self, nodes: int, addresses: int, *, ipv6: bool = False, proxied: bool = False) -> None:
