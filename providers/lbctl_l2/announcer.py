@@ -5,6 +5,7 @@ follow from the Services' statuses, the election and the checks; applying is giv
 goes with them, as a resource of its own. It never writes to Kubernetes but for the node's Lease.
 """
 
+import logging
 import threading
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_address
@@ -25,6 +26,8 @@ from lbctl_l2.state import File, State
 from lbctl_l2.tidings import Tidings
 from lbctl_l2.values import Order, Peer, Report
 from lbctl_l2.world import Plane, World
+
+log = logging.getLogger(__name__)
 
 
 class Announcer:
@@ -226,9 +229,17 @@ class Announcer:
         return [m for m in election.moves(self._elected, self._wanted, self._roll) if m.old == self._me]
 
     def _check(self) -> None:
+        self._look_at_exclusions()
         # In this order: what was elected is never newer than the pools it is judged by.
         addresses = sorted(self._elected, key=str)
         self._tidings.look_for_problems(addresses, self._others.surroundings(self._pool_of))
+
+    def _look_at_exclusions(self) -> None:
+        """Others see what follows from another list by the links in our Lease."""
+        if self._options.exclusions.look():
+            patterns = self._options.exclusions.patterns
+            log.info("other interfaces are excluded", extra={"exclude_interfaces": ",".join(patterns)})
+            self._plane.exclude(patterns)
 
     # -- its life ----------------------------------------------------------------------------------------------
 

@@ -7,15 +7,16 @@ import msgspec
 
 from lbctl.errors import SettingsError
 from lbctl.provider import Setting
+from lbctl_l2.exclusions import Exclusions
 from lbctl_l2.leases import DrainOn
-from lbctl_l2.netlink import EXCLUDED, Exclusion
+from lbctl_l2.netlink import EXCLUDED
 
 SETTINGS = (
     Setting("node-name", "this node's name in Kubernetes", env=("NODE_NAME",), required=True),
     Setting("state-file", "where the last state is kept, for a start without the API server; empty for nowhere",
             "/var/lib/lbctl/speaker.json"),
-    Setting("exclude-interfaces", "regular expressions of interfaces that nothing is announced on, separated by commas",
-            ",".join(EXCLUDED)),
+    Setting("exclude-interfaces", "regular expressions of interfaces that nothing is announced on: with commas "
+            "between, or @/path of a file with one on each line, which may change at any time", ",".join(EXCLUDED)),
     Setting("settle", "seconds that a node must have been back before it is given addresses", "30"),
     Setting("ignore-exclude-lb", "true: the label that excludes nodes from load balancers does not count (one-node "
             "labs)", "false"),
@@ -27,11 +28,11 @@ SETTINGS = (
 
 
 class Options(msgspec.Struct, frozen=True):
-    """The settings, read."""
+    """The settings, read. What may change while the speaker runs are `exclusions`."""
 
     node: str
+    exclusions: Exclusions
     state_file: str = ""
-    excluded: tuple[str, ...] = EXCLUDED
     settle: float = 30.0
     ignore_excluded: bool = False
     drain_on: DrainOn = "drain"
@@ -45,11 +46,9 @@ def options(settings: Mapping[str, str]) -> Options:
         raise SettingsError("no node is named: give --node-name NAME, or set NODE_NAME to the Pod's spec.nodeName")
     if said["drain-on"] not in get_args(DrainOn):
         raise SettingsError(f"--drain-on is {said['drain-on']!r}: it must be one of {', '.join(get_args(DrainOn))}")
-    excluded = tuple(part.strip() for part in said["exclude-interfaces"].split(",") if part.strip())
     try:
-        Exclusion(excluded)
         return Options(
-            said["node-name"], said["state-file"], excluded, float(said["settle"]),
+            said["node-name"], Exclusions(said["exclude-interfaces"]), said["state-file"], float(said["settle"]),
             said["ignore-exclude-lb"] == "true", cast("DrainOn", said["drain-on"]), float(said["garp-interval"]),
         )  # fmt: skip
     except ValueError as error:

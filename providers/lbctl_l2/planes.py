@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from ipaddress import IPv6Address, ip_interface
 from typing import Any, Self
 
+from lbctl_l2.netlink import Exclusion
 from lbctl_l2.values import IPAddress, Link, Order, Out, Peer, Report, Send, Timing
 from lbctl_l2.wire import Machine
 
@@ -35,7 +36,8 @@ class MemoryPlane:
         logged: Callable[[Any], None] = lambda _line: None,
         links: tuple[Link, ...] = (ETH0,),
     ) -> None:
-        self.me, self.cluster, self._heard, self._links = me, cluster, heard, links
+        self.me, self.cluster, self._heard, self._all = me, cluster, heard, links
+        self._links = self._chosen(excluded)
         self._lock = threading.RLock()
         self._now = 0.0
         self._machine = Machine(me, cluster, timing, self._now)
@@ -59,6 +61,16 @@ class MemoryPlane:
             self._do(self._machine.set_orders(tuple(self.given.values()), self.peers, self._now))
         self.run(6.0)
 
+    def exclude(self, patterns: Iterable[str]) -> None:
+        with self._lock:
+            self._links = self._chosen(patterns)
+            self._do(self._machine.set_links(self._links, self._now))
+        self._heard()
+
+    def _chosen(self, excluded: Iterable[str]) -> tuple[Link, ...]:
+        named = Exclusion(excluded)
+        return tuple(link for link in self._all if link.name not in named)
+
     def run(self, seconds: float) -> None:
         """Let so many seconds pass on the wire."""
         with self._lock:
@@ -72,7 +84,7 @@ class MemoryPlane:
     def receive(self, frame: bytes) -> None:
         """A frame arrives."""
         with self._lock:
-            self._do(self._machine.frame(self._links[0].index, frame, self._now))
+            self._do(self._machine.frame(self._all[0].index, frame, self._now))
         self._heard()
 
     def said(self, address: IPAddress) -> int:

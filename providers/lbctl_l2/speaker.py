@@ -77,7 +77,7 @@ class Speaker:
     def _start(self, cluster: str) -> Plane:
         timing = msgspec.structs.replace(Timing(), settle=self.options.settle)
         plane = self._world.plane(
-            self.options.node, cluster, timing, self.options.excluded, heard=self._heard, logged=_log
+            self.options.node, cluster, timing, self.options.exclusions.patterns, heard=self._heard, logged=_log
         )
         self._plane, self._cluster = plane, cluster
         plane.start()

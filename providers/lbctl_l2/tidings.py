@@ -86,7 +86,7 @@ class Tidings:
         """What is wrong here, as of now: the whole node first, then addresses."""
         looked = ((address, checks.fault(address, around)) for address in addresses)
         faults = (Problem(no.reason, no.message, str(address)) for address, no in looked if no is not None)
-        self.problems = (*self._shadowed(addresses), *faults)
+        self.problems = (*self._options.exclusions.problems, *self._shadowed(addresses), *faults)
 
     def _shadowed(self, addresses: Sequence[IPAddress]) -> tuple[Problem, ...]:
         """Where every node's kernel answers on its own: kube-proxy holds the addresses, and nothing forbids it."""

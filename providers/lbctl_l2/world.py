@@ -27,6 +27,8 @@ class Plane(Protocol):
 
     def orders(self, orders: Iterable[Order], peers: Iterable[Peer]) -> None: ...
 
+    def exclude(self, patterns: Iterable[str]) -> None: ...
+
     def report(self) -> Report | None: ...
 
     def links(self) -> tuple[Link, ...]: ...
@@ -62,7 +64,7 @@ def surroundings(
     world: World, chosen: Options, nodes: frozenset[IPAddress], pool_of: Callable[[IPAddress], str]
 ) -> Surroundings:
     """What is where this node is, right now. An address on an excluded interface (kube-ipvs0, lo) is nobody's."""
-    excluded = netlink.Exclusion(chosen.excluded)
+    excluded = netlink.Exclusion(chosen.exclusions.patterns)
     usable = [interface for interface in world.interfaces() if interface.name not in excluded]
     found = [address.interface for interface in usable for address in interface.addresses]
     return Surroundings(

@@ -461,6 +461,20 @@ def test_a_setting_that_cannot_be_read_is_named(settings, said):
         Speaker(Harness({"node-name": "node-1", "state-file": "", **settings}), World(MemoryPlane))
 
 
+def test_a_file_of_excluded_interfaces_is_followed_and_a_bad_one_is_a_problem(kube, make_house, tmp_path, monkeypatch):
+    monkeypatch.setattr(leases, "RENEWED", 0.2)
+    served(kube, "web", "192.0.2.100")
+    file = tmp_path / "excluded"
+    file.write_text("^lo$")
+    house = make_house(**{"exclude-interfaces": f"@{file}"}).join()
+    eventually(lambda: VIP in house.lease().announcing)
+    file.write_text("^eth")
+    eventually(lambda: house.plane.links() == house.lease().facts.links == ())
+    file.write_text("(")
+    (problem,) = eventually(lambda: house.lease().facts.problems)
+    assert (problem.reason, house.plane.links()) == ("bad-exclude-interfaces", ())
+
+
 def test_a_vip_that_kube_proxy_holds_without_strict_arp_is_told(kube, make_house, monkeypatch):
     served(kube, "web", "192.0.2.100")
     house = make_house()
