@@ -16,7 +16,7 @@ from lbctl.testing.standin import Standin
 from lbctl.testing.world import World, load
 
 PROVIDERS = sorted({point.name for point in entry_points(group="lbctl.standins")})
-IN_PROCESS = {"memory"}
+IN_PROCESS = {"l2", "memory"}
 
 
 @pytest.fixture(scope="module", params=PROVIDERS)
