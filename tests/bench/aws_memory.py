@@ -47,7 +47,7 @@ def _measured(size: int) -> dict[str, float]:
         try:
             assert cloud.stdout is not None
             endpoint = cloud.stdout.readline().strip()
-            ran = subprocess.run([*me, "control", str(size), endpoint], check=True, capture_output=True, text=True)
+            ran = subprocess.run([*me, "control", str(size), endpoint], check=True, stdout=subprocess.PIPE, text=True)
         finally:
             cloud.terminate()
     said: dict[str, float] = json.loads(ran.stdout)

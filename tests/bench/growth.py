@@ -35,7 +35,7 @@ def measure() -> Iterator[Measured]:
     with subprocess.Popen([*me, "play"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as cloud:
         try:
             assert cloud.stdout is not None
-            ran = subprocess.run([*me, cloud.stdout.readline()], check=True, capture_output=True, text=True)
+            ran = subprocess.run([*me, cloud.stdout.readline()], check=True, stdout=subprocess.PIPE, text=True)
         finally:
             cloud.terminate()
     for row in json.loads(ran.stdout):
