@@ -7,6 +7,7 @@ it in resources, one per address; `apply` remembers a promise, and the stack's s
 Service that moves gets its new address first, and gives the old one up once its status says so.
 """
 
+import logging
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from ipaddress import ip_address
 from itertools import chain
@@ -23,6 +24,8 @@ from lbctl_l2.ledger import ADDRESS, Ask, Ledger
 from lbctl_l2.pool import Outcome, family
 from lbctl_l2.usage import Reporter
 
+log = logging.getLogger(__name__)
+
 
 class AddressProvider:
     """Four questions and one order; see `lbctl.provider.Provider`."""
@@ -37,6 +40,7 @@ class AddressProvider:
         self._nodes_changed = True
         self._waiting: frozenset[Owner] = frozenset()
         self._conflicts: frozenset[Note] = frozenset()
+        self._logged: frozenset[Problem] = frozenset()
         self._configured = Configured(harness.kubernetes, harness.settings, lambda: harness.again(None))
         self._ledger = Ledger(harness.kubernetes)
         self._announcing = Announcing(harness.kubernetes, harness.settings, harness.again)
@@ -49,6 +53,7 @@ class AddressProvider:
     def observe(self, scope: Scope) -> Observation:
         """Who has which address, and what everybody in scope ought to have."""
         supply, ledger = self._configured.look(), self._ledger
+        self._log(supply.problems)
         ledger.look(scope, supply, self._known_nodes())
         outcomes = allocate(ledger.book, scope.owners, scope.at)
         refused = {owner: no for owner, no in ledger.refused.items() if scope.covers(owner)}
@@ -61,7 +66,7 @@ class AddressProvider:
         )
         announcing = self._announcing.notes(scope, outcomes, supply, self._nodes)
         notes = (*self._conflicting(), *announcing, *(_problems(supply.problems) if scope.owners is None else ()))
-        self._reporter.look(self._configured, ledger, scope.at)
+        self._reporter.look(self._configured, ledger, scope)
         return Observation(scope, resources, {"outcomes": outcomes, "refused": refused, "notes": notes})
 
     def desired(self, load_balancers: Sequence[LoadBalancer], seen: Observation) -> Desired:
@@ -129,6 +134,13 @@ class AddressProvider:
         changed = self._ledger.told(owner, load_balancer)
         if any(self._configured.supply.pool_of(address) for address in changed):
             self._again((owner, *self._waiting))
+
+    def _log(self, problems: tuple[Problem, ...]) -> None:
+        """What is wrong with pools and advertisements, once. (MetalLB's have no status of ours to say it in.)"""
+        for problem in frozenset(problems) - self._logged:
+            fields = {"kind": problem.kind, "object": problem.name, "reason": problem.reason, "error": problem.message}
+            log.warning("not served as it stands", extra=fields)
+        self._logged = frozenset(problems)
 
     def _remember_waiting(self, scope: Scope, outcomes: Mapping[Owner, Outcome]) -> None:
         stays = (owner for owner in self._waiting if not scope.covers(owner))

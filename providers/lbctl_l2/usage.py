@@ -1,7 +1,8 @@
 """How much of each pool is used, into the pool's own status: at most once a second, however many Services come and go.
 
-Reporting, and no change of a plan: docs/adr/0010 says why. What is written is what a look saw that was asked for here;
-a one-shot's look is never asked for, so `lbctl plan` writes nothing. MetalLB's own objects are MetalLB's to report on.
+Reporting, and no change of a plan: docs/adr/0010 says why. What is written is what a look saw that was asked for here,
+at what is shared and at nobody's Service: only a controller grants that, so `lbctl plan` writes nothing, however often
+it looks. MetalLB's own objects are MetalLB's to report on.
 """
 
 import logging
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 from lbctl.cluster import Kubernetes, Object, Watch
 from lbctl.errors import LbctlError
 from lbctl.model import SHARED, Owner
+from lbctl.provider import Scope
 from lbctl_l2 import crds
 from lbctl_l2.configured import Configured
 from lbctl_l2.ledger import Ledger
@@ -46,7 +48,7 @@ class Reporter:
         self._kubernetes, self._again, self._clock = kubernetes, again, clock
         self._lock = threading.Lock()
         self._next = float("-inf")
-        self._timed = self._granted = self._writing = self._needed = False
+        self._timed = self._asked = self._writing = self._needed = False
         self._answers: dict[tuple[Watch, str], Object] = {}
 
     def ask(self) -> None:
@@ -58,22 +60,24 @@ class Reporter:
             wait = max(0.0, self._next - self._clock())
         _later(wait, self._fire)
 
-    def look(self, configured: Configured, ledger: Ledger, now: datetime) -> None:
-        """A look is under way. Report what it sees, if that was asked for; else ask."""
+    def look(self, configured: Configured, ledger: Ledger, scope: Scope) -> None:
+        """A look is under way. Report what it sees, if it is the one that was asked for; else ask."""
+        answers = scope.owners is not None and SHARED in scope.owners
         with self._lock:
             self._needed = any(True for _ in _objects(configured))
-            granted = self._granted and not self._writing
-            self._granted = self._granted and not granted
+            granted = answers and self._asked and not self._writing
+            # A look at everybody takes all wishes with it.
+            self._asked = self._asked and not answers and scope.owners is not None
             self._writing = self._writing or granted
         if not granted:
             self.ask()
             return
-        reports = [report for report in _reports(configured, ledger, now) if self._is_news(report)]
+        reports = [report for report in _reports(configured, ledger, scope.at) if self._is_news(report)]
         _later(0.0, lambda: self._write(reports))
 
     def _fire(self) -> None:
         with self._lock:
-            self._timed, self._granted = False, True
+            self._timed, self._asked = False, True
             self._next = self._clock() + HASTE
         self._again((SHARED,))
 

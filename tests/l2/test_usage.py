@@ -10,6 +10,7 @@ import pytest
 from lbctl.cluster import NoKubernetes, Object, Watch
 from lbctl.errors import Unavailable
 from lbctl.model import SHARED, Owner
+from lbctl.provider import Scope
 from lbctl_l2 import crds, usage
 from lbctl_l2.configured import Configured
 from lbctl_l2.ledger import Ledger
@@ -54,9 +55,10 @@ class Desk:
         self.ledger = Ledger(cluster)
         self.reporter = Reporter(cluster, self._again, lambda: self.clock)
 
-    def look(self) -> None:
+    def look(self, *owners: Owner) -> None:
+        """At these, or at everybody."""
         self.ledger.book.set_pools(self.configured.look().pools)
-        self.reporter.look(self.configured, self.ledger, NOW)
+        self.reporter.look(self.configured, self.ledger, Scope(NOW, frozenset(owners) if owners else None))
 
     def _again(self, owners: Iterable[Owner]) -> None:
         self.asked.append(owners)
@@ -78,12 +80,22 @@ def test_the_look_that_was_asked_for_is_written_once() -> None:
     desk = Desk(Cluster())
     desk.look()
     assert desk.wish()
-    desk.look()
+    desk.look(SHARED)
     assert all(desk.cluster.done.acquire(timeout=5) for _ in range(2))
     assert [name for name, _ in desk.cluster.written] == ["lab", "all"]
     status = desk.cluster.written[0][1]
     assert status["usage"]["ipv4"] == {"total": 8, "assigned": 0, "available": 8}
     assert [condition["status"] for condition in status["conditions"]] == ["True"]
+
+
+def test_a_one_shot_that_looks_again_and_again_writes_nothing() -> None:
+    desk = Desk(Cluster())
+    for _ in range(3):
+        desk.look()
+        assert desk.wish()
+        desk.clock += 2
+        desk.look(Owner("a/web"))
+    assert not desk.cluster.done.acquire(timeout=0.2)
 
 
 def test_what_was_written_a_moment_ago_is_not_written_again() -> None:
@@ -92,7 +104,7 @@ def test_what_was_written_a_moment_ago_is_not_written_again() -> None:
         desk.clock += 2
         desk.look()
         assert desk.wish()
-        desk.look()
+        desk.look(SHARED)
     assert all(desk.cluster.done.acquire(timeout=5) for _ in range(2))
     assert not desk.cluster.done.acquire(timeout=0.2)
     assert len(desk.cluster.written) == 2
@@ -124,11 +136,11 @@ def test_what_could_not_be_written_is_tried_again(monkeypatch: pytest.MonkeyPatc
     desk.cluster.broken = True
     desk.look()
     assert desk.wish()
-    desk.look()
+    desk.look(SHARED)
     assert all(desk.cluster.done.acquire(timeout=5) for _ in range(2))
     desk.cluster.broken = False
     assert desk.wish()
-    desk.look()
+    desk.look(SHARED)
     assert all(desk.cluster.done.acquire(timeout=5) for _ in range(2))
     assert [name for name, _ in desk.cluster.written] == ["lab", "all"]
 
@@ -140,7 +152,7 @@ def test_a_status_of_before_is_mended_field_by_field() -> None:
     desk = Desk(cluster)
     desk.look()
     assert desk.wish()
-    desk.look()
+    desk.look(SHARED)
     assert all(desk.cluster.done.acquire(timeout=5) for _ in range(2))
     status = dict(cluster.written)["lab"]
     assert (status["usage"], status["nonsense"]) == (None, None)
