@@ -348,6 +348,40 @@ def test_metallbs_objects_are_served_and_what_it_wrote_is_adopted(make_house, ku
     assert house.address("elsewhere") == "198.51.100.7"
 
 
+def test_a_status_that_somebody_wipes_is_written_again_with_the_same_address(house, wait):
+    house.pool()
+    house.start()
+    house.service()
+    wait(lambda: house.address())
+    house.kube.patch({"status": {"loadBalancer": {"ingress": None}}}, "web", "status")
+    wait(lambda: house.address() == str(house.network[0]))
+    assert house.writes["PATCH services/web/status"] == 2
+
+
+def test_both_families_come_in_one_write(house, wait):
+    six = f"2001:db8:77:{house.network.network_address.packed[2]:x}::/120"
+    house.pool("lab", str(house.network), six)
+    house.start()
+    house.service("both", ipFamilyPolicy="PreferDualStack", ipFamilies=["IPv4", "IPv6"])
+    families = house.kube.get("both")["spec"]["ipFamilies"]
+    wait(lambda: house.ready("both") == "ready")
+    found = house.address("both").split(",")
+    assert [":" in text for text in found] == [family == "IPv6" for family in families]
+    assert house.writes["PATCH services/both/status"] == 1
+
+
+def test_a_service_that_leaves_the_type_gives_its_address_back(house, wait):
+    house.pool("lab", f"{house.network[7]}-{house.network[7]}", cooldownSeconds=0)
+    house.start()
+    house.service("first")
+    wait(lambda: house.address("first"))
+    house.service("second")
+    wait(lambda: house.ready("second") == "pool-exhausted")
+    house.kube.patch({"spec": {"type": "ClusterIP", "loadBalancerClass": None}}, "first")
+    wait(lambda: house.address("second") == str(house.network[7]))
+    wait(lambda: house.kube.condition(READY, "first") is None)
+
+
 def test_external_ips_in_a_pool_are_taken_and_who_claims_them_hears_it(house, wait):
     house.pool()
     house.start()

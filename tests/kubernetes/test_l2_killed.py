@@ -24,8 +24,8 @@ def held(kube) -> dict[str, str]:
 
 def controller(kube, log) -> subprocess.Popen[bytes]:
     command = [
-        sys.executable, "-c", "from lbctl.cli import main; main()", "run", "--kubeconfig", str(kube.kubeconfig), "--provider", "l2",
-        "--l2-addresses", "10.99.0.0/25", "--no-leader-elect", "--listen", "127.0.0.1:0",
+        sys.executable, "-c", "from lbctl.cli import main; main()", "run", "--kubeconfig", str(kube.kubeconfig),
+        "--provider", "l2", "--l2-addresses", "10.99.0.0/25", "--no-leader-elect", "--listen", "127.0.0.1:0",
     ]  # fmt: skip
     environment = {**os.environ, "LBCTL_LEADER_ELECT_RESOURCE_NAMESPACE": kube.namespace}
     return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
