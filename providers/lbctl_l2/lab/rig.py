@@ -221,7 +221,10 @@ class Lab:
         self, address: Address, mode: Mode = "fresh", *, outside: bool = False, port: int = PORT,
         interval: float = INTERVAL,
     ) -> "Client":  # fmt: skip
-        """A client that asks the address who serves it, again and again, until it is closed."""
+        """A client that asks the address who serves it, again and again, until it is closed.
+
+        Clients of one address share their kernel's cache: a `fresh` one forgets for a `kept` one, too.
+        """
         namespace = self.outside if outside else self.client
         made = self._instrument(
             "client", namespace=namespace.name, interface="eth0", address=str(address), port=port, interval=interval,
