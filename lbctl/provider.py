@@ -273,6 +273,10 @@ class Insight(Protocol):
         """What stands there for a Service with these addresses."""
         ...
 
+    def data(self, addresses: Sequence[str]) -> Any:
+        """The same as JSON shows it, under the heading; it changes only when something happens, unlike an age."""
+        ...
+
     def explain(self, load_balancer: LoadBalancer) -> Iterable[Sight]:
         """More stations on the way of a packet to this Service, for `lbctl explain`."""
         ...

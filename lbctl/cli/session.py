@@ -116,25 +116,29 @@ class Session:
         asked = (plugin.watches({**self.config.given(plugin), **more}) for plugin in known)
         return tuple(dict.fromkeys(watch for watches in asked for watch in watches))
 
-    def look(self, name: str) -> Harness:
-        """A provider's harness over a cluster that was read once, for commands that plugins add."""
+    def look(self, name: str, cluster: Cluster | None = None) -> Harness:
+        """A provider's harness over a cluster that was read once (or this one), for commands that plugins add."""
         plugin = self.plugin(name)
-        cluster = Cluster(self.client())
-        cluster.watch()
-        cluster.stop()
+        if cluster is None:
+            cluster = Cluster(self.client())
+            cluster.watch()
+            cluster.stop()
         given = {**self.config.given(plugin), "home": self.namespace()}
         cluster.look(dict.fromkeys((*plugin.watches(given), *plugin.speaker_watches(given))))
         identity = self.config.cluster_id or cluster.identity()
         found = self.harness(plugin, identity, "", self.calls, cluster.access(self.namespace()))
         return msgspec.structs.replace(found, settings=given)
 
-    def insight(self, name: str) -> Insight | None:
-        """What this provider can tell of the cluster beyond conditions; None if it has nothing to tell, or may not."""
+    def insight(self, name: str, cluster: Cluster | None = None) -> Insight | None:
+        """What this provider can tell of the cluster beyond conditions; None if it has nothing to tell, or may not.
+
+        Of a cluster that is read already only what the provider alone watches is read.
+        """
         plugin = self.installed.get(name)
         if plugin is None or plugin.insight is None:
             return None
         try:
-            return plugin.insight(self.look(name))
+            return plugin.insight(self.look(name, cluster))
         except LbctlError as error:
             hint(f"lbctl: what {name} itself could tell is left out: {error.message}")
             return None

@@ -1,7 +1,8 @@
 """`lbctl status`: Services, their addresses, and why one has none. Asks Kubernetes only, never a cloud."""
 
 import queue
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,19 +11,21 @@ from lbctl.cli import codes, options, output
 
 if TYPE_CHECKING:
     from lbctl.cli.session import Session
+    from lbctl.daemon import Cluster
     from lbctl.kube.objects import Service
     from lbctl.provider import Insight
 
 HEADER = ("namespace", "name", "class", "address", "ready", "serving", "reason")
+
+AGAIN = 5.0
+"""Seconds after which -w asks again what providers can tell."""
 
 
 @click.command("status", cls=options.Configured, keys=(*options.CONNECTING, "default_provider"))
 @options.namespaced
 @click.option("-w", "--watch", is_flag=True, help="go on, and print what changes, until Ctrl-C")
 @options.output("table", "json", "yaml", "markdown")
-def status(
-    namespace: str, all_namespaces: bool, selector: str, watch: bool, form: str, flags: dict[str, Any]
-) -> int:
+def status(namespace: str, all_namespaces: bool, selector: str, watch: bool, form: str, flags: dict[str, Any]) -> int:
     """Services of type LoadBalancer, their addresses, and why one has none."""
     from lbctl.cli.inputs import chooser
     from lbctl.cli.session import Session
@@ -30,42 +33,72 @@ def status(
 
     session = Session(flags)
     chosen = chooser("" if all_namespaces else namespace, selector) or (lambda _service: True)
-    shown = _shown(chosen, session.config.default_provider)
     cluster = Cluster(session.client())
     cluster.watch()
+    table = Table(session, cluster, _shown(chosen, session.config.default_provider))
     try:
-        services = sorted(filter(shown, cluster.stores.services.all()), key=_place)
+        table.look()
+        services = table.services()
         if not services and form == "table":
             output.hint("No Services of type LoadBalancer found.")
         else:
-            seen = _insights(session, services)
-            header = (*HEADER, *dict.fromkeys(insight.heading for insight in seen.values()))
-            rows = [(*_row(s), *_told(s, seen, session.config.default_provider)) for s in services]
-            output.rows(header, rows, form, {"services": [_data(s) for s in services]})
+            rows = [table.row(service) for service in services]
+            output.rows(table.header, rows, form, {"services": [table.data(s) for s in services]})
         if watch:
-            _follow(cluster.stores.services.subscribe, shown, {_place(s): _row(s) for s in services})
+            _follow(table, cluster.stores.services.subscribe, form)
     finally:
         cluster.stop()
     return codes.OK
 
 
-def _insights(session: "Session", services: "Sequence[Service]") -> "dict[str, Insight]":
-    """What the providers of these Services can tell beyond conditions, by provider."""
-    from lbctl.cli.inputs import provider_of
+class Table:
+    """Services, with a column for each thing that their providers can tell beyond conditions."""
 
-    default = session.config.default_provider
-    names = dict.fromkeys(provider_of(service) or default for service in services)
-    return {name: found for name in names if name and (found := session.insight(name)) is not None}
+    def __init__(self, session: "Session", cluster: "Cluster", shown: "Callable[[Service], bool]") -> None:
+        self._session, self._cluster, self.shown = session, cluster, shown
+        self._seen: dict[str, Insight | None] = {}
 
+    def services(self) -> "list[Service]":
+        """Those to show, in their order."""
+        return sorted(filter(self.shown, self._cluster.stores.services.all()), key=_place)
 
-def _told(service: "Service", seen: "Mapping[str, Insight]", default_provider: str) -> tuple[str, ...]:
-    """One cell for each heading; empty where another provider has the word."""
-    from lbctl.cli.inputs import provider_of
+    def look(self) -> None:
+        """Read what providers tell. Where one could not tell, it is said once and not asked again."""
+        names = dict.fromkeys(map(self._provider, self.services()))
+        asked = [name for name in names if name and self._seen.get(name, True) is not None]
+        self._seen |= {name: self._session.insight(name, self._cluster) for name in asked}
 
-    name = provider_of(service) or default_provider
-    mine = seen.get(name)
-    headings = dict.fromkeys(insight.heading for insight in seen.values())
-    return tuple(mine.cell(_addresses(service)) if mine and mine.heading == heading else "" for heading in headings)
+    @property
+    def watching(self) -> bool:
+        """Does the cluster still tell what changes?"""
+        return self._cluster.watching
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        return (*HEADER, *self._headings())
+
+    def row(self, service: "Service") -> tuple[str, ...]:
+        """Empty cells where another provider has the word."""
+        mine, addresses = self._insight(service), _addresses(service)
+        told = (mine.cell(addresses) if mine and mine.heading == heading else "" for heading in self._headings())
+        return (*_row(service), *told)
+
+    def data(self, service: "Service") -> dict[str, Any]:
+        """The same, as JSON and YAML show it."""
+        mine = self._insight(service)
+        told = {mine.heading.replace(" ", "_"): mine.data(_addresses(service))} if mine is not None else {}
+        return {**_data(service), **told}
+
+    def _headings(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(insight.heading for insight in self._seen.values() if insight is not None))
+
+    def _insight(self, service: "Service") -> "Insight | None":
+        return self._seen.get(self._provider(service))
+
+    def _provider(self, service: "Service") -> str:
+        from lbctl.cli.inputs import provider_of
+
+        return provider_of(service) or self._session.config.default_provider
 
 
 def _shown(chosen: "Callable[[Service], bool]", default_provider: str) -> "Callable[[Service], bool]":
@@ -123,27 +156,51 @@ def _data(service: "Service") -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _follow(
-    subscribe: Callable[..., None], shown: "Callable[[Service], bool]", known: dict[tuple[str, str], tuple[str, ...]]
-) -> None:
-    """Print each row that differs from what was printed, as it comes. Ends by Ctrl-C."""
-    from lbctl.render import table
-
-    news: queue.SimpleQueue[tuple[str, ...]] = queue.SimpleQueue()
-
-    def heard(_event: str, old: "Service | None", new: "Service | None") -> None:
-        service = new or old
-        if service is None or not (shown(service) or _place(service) in known):
-            return
-        row = _row(service) if new is not None else (*_place(service), "", "", "False", "", "deleted")
-        if known.get(_place(service)) != row:
-            known[_place(service)] = row
-            news.put(row)
-
-    subscribe(heard)
-    while True:
+def _follow(table: Table, subscribe: Callable[..., None], form: str) -> None:
+    """Print each Service that differs from what was printed, as it comes. Ends by Ctrl-C."""
+    known = {_place(service): table.data(service) for service in table.services()}
+    news: queue.SimpleQueue[tuple[Service | None, Service | None]] = queue.SimpleQueue()
+    subscribe(lambda _event, old, new: news.put((old, new)))
+    due = time.monotonic() + AGAIN
+    while table.watching:
+        if time.monotonic() >= due:
+            table.look()
+            for service in table.services():
+                news.put((service, service))
+            due = time.monotonic() + AGAIN
         try:
-            row = news.get(timeout=0.5)
+            old, new = news.get(timeout=0.5)
         except queue.Empty:
             continue
-        click.echo(table(HEADER, [row]).splitlines()[1])
+        _tell(table, old, new, known, form)
+
+
+def _tell(
+    table: Table, old: "Service | None", new: "Service | None", known: dict[tuple[str, str], dict[str, Any]], form: str
+) -> None:
+    """One Service, if there is anything new about it."""
+    service = new or old
+    if service is None or not (table.shown(service) or _place(service) in known):
+        return
+    data = table.data(service) if new is not None else {**_data(service), "deleted": True}
+    if known.get(_place(service)) == data:
+        return
+    if new is not None:
+        known[_place(service)] = data
+        row = table.row(service)
+    else:
+        known.pop(_place(service), None)
+        row = (*_place(service), "", "", "False", "", "deleted", *[""] * (len(table.header) - len(HEADER)))
+    click.echo(_line(table.header, row, data, form), nl=False)
+
+
+def _line(header: Sequence[str], row: Sequence[str], data: dict[str, Any], form: str) -> str:
+    """One more of what was printed before: a row, or a document of the same shape."""
+    from lbctl import render
+
+    if form == "json":
+        return output.as_json({"services": [data]})
+    if form == "yaml":
+        return f"---\n{output.as_yaml({'services': [data]})}"
+    written = render.markdown_table if form == "markdown" else render.table
+    return written(header, [row]).splitlines(keepends=True)[-1]

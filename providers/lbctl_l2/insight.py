@@ -5,7 +5,7 @@ cluster once: the Leases by the clocks, the Services with their endpoints, nothi
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -78,6 +78,11 @@ class Insight:
         found = [item for text in addresses if (item := election.address(text)) is not None]
         return ",".join(self._cell(item) for item in found)
 
+    def data(self, addresses: Sequence[str]) -> list[dict[str, str]]:
+        """Each address with its node and since when; an empty node where nobody announces it."""
+        found = [item for text in addresses if (item := election.address(text)) is not None]
+        return [self._entry(item) for item in found]
+
     def explain(self, load_balancer: LoadBalancer) -> Iterable[Sight]:
         """Who announces each address, why not the others, and what is wrong with it."""
         for claim in election.claims(load_balancer):
@@ -101,6 +106,11 @@ class Insight:
     def _cell(self, address: IPAddress) -> str:
         holder, since = self._look.holder(address)
         return f"{holder} ({age(since, self._look.now)})" if holder else "nobody"
+
+    def _entry(self, address: IPAddress) -> dict[str, str]:
+        holder, since = self._look.holder(address)
+        began = f"{datetime.fromtimestamp(since, UTC):%Y-%m-%dT%H:%M:%SZ}" if holder else ""
+        return {"address": str(address), "node": holder, "since": began}
 
     def _announcer(self, address: IPAddress) -> Sight:
         holder, since = self._look.holder(address)

@@ -3,10 +3,14 @@
 import json
 import re
 import threading
+from functools import partial
 
 import pytest
+import yaml
 
 from lbctl.cli import codes, doctor, status
+from lbctl.cli.session import Session
+from lbctl.daemon import Cluster
 from lbctl.sandbox.kube import Fault
 
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
@@ -44,25 +48,84 @@ def test_status_narrows(lbctl, world) -> None:
     assert "No Services" in lbctl("status", "-n", "elsewhere").err
 
 
-def test_status_follows_what_changes(world, capsys) -> None:
-    from lbctl.daemon import Cluster
+class Told:
+    """What a provider could tell: the same of all, until that changes."""
 
-    cluster = Cluster(world.client)
-    cluster.watch()
-    thread = threading.Thread(
-        target=status._follow, args=(cluster.stores.services.subscribe, lambda s: s.metadata.name == "web", {}),
-        daemon=True,
-    )  # fmt: skip
-    thread.start()
+    heading, word = "told by", "first"
+
+    def cell(self, addresses) -> str:
+        return self.word
+
+    def data(self, addresses) -> list[str]:
+        return [self.word, *addresses]
+
+
+@pytest.fixture
+def told(monkeypatch) -> type[Told]:
+    monkeypatch.setattr(Session, "insight", lambda *_: Told())
+    monkeypatch.setattr(Told, "word", "first")
+    monkeypatch.setattr(status, "AGAIN", 0.2)
+    return Told
+
+
+def test_status_carries_what_providers_tell_in_every_form(lbctl, world, told) -> None:
     world.put()
-    seen = ""
-    for _ in range(100):
-        seen += capsys.readouterr().out
-        if "web" in seen:
+    assert "TOLD BY" in lbctl("status").out
+    for form, read in (("json", json.loads), ("yaml", yaml.safe_load)):
+        assert read(lbctl("status", "-o", form).out)["services"][0]["told_by"] == ["first"]
+
+
+@pytest.fixture
+def follow(world, capsys):
+    """Follow in a thread, as -w does; what it has printed once that matches."""
+    following: list[tuple[Cluster, threading.Thread]] = []
+
+    def start(form: str):
+        cluster = Cluster(world.client)
+        cluster.watch()
+        table = status.Table(Session({"default_provider": "memory"}), cluster, lambda s: s.metadata.name == "web")
+        table.look()
+        arguments = (table, cluster.stores.services.subscribe, form)
+        following.append((cluster, threading.Thread(target=status._follow, args=arguments)))
+        following[-1][1].start()
+        return partial(printed, capsys, [""])
+
+    yield start
+    for cluster, thread in following:
+        cluster.stop()
+        thread.join(10)
+
+
+def printed(capsys, seen: list[str], pattern: str) -> str:
+    for _ in range(200):
+        seen[0] += capsys.readouterr().out
+        if re.search(pattern, seen[0]):
             break
         threading.Event().wait(0.05)
-    cluster.stop()
-    assert re.search(r"default +web +- +<pending>", seen)
+    assert re.search(pattern, seen[0])
+    return seen[0]
+
+
+def test_status_follows_what_changes(world, follow) -> None:
+    seen = follow("table")
+    world.put()
+    seen(r"default +web +- +<pending>")
+    world.client.request("DELETE", "/api/v1/namespaces/default/services/web")
+    seen(r"default +web +- +- +False +- +deleted")
+
+
+def test_status_follows_what_providers_tell_though_the_service_is_as_it_was(world, follow, told) -> None:
+    world.put()
+    seen = follow("table")
+    told.word = "second"
+    seen(r"default +web +- +<pending> .*second\n")
+
+
+def test_status_follows_in_documents_of_the_same_shape(world, follow, told) -> None:
+    seen = follow("yaml")
+    world.put()
+    text = seen("told_by:\n +- first")
+    assert {s["name"] for part in yaml.safe_load_all(text) if part for s in part["services"]} == {"web"}
 
 
 def test_explain_walks_from_the_address_to_the_pods(lbctl, world) -> None:

@@ -3,6 +3,7 @@
 import re
 import threading
 import time
+from datetime import datetime
 from ipaddress import ip_address, ip_interface, ip_network
 from types import SimpleNamespace
 from typing import Any
@@ -500,6 +501,9 @@ def test_status_says_who_announces_and_since_when(kube, house):
     eventually(lambda: VIP in house.lease().announcing)
     cell = house.insight().cell(["192.0.2.100", "192.0.2.101", "not.an.address"])
     assert re.fullmatch(r"node-1 \(\d+s\),nobody", cell)
+    one, other = house.insight().data(["192.0.2.100", "192.0.2.101", "not.an.address"])
+    assert (one["address"], one["node"], other["node"], other["since"]) == ("192.0.2.100", "node-1", "", "")
+    assert datetime.fromisoformat(one["since"]).timestamp() == house.lease().announcing[VIP]
 
 
 def test_explain_says_why_each_node_does_or_does_not(kube, house):
