@@ -112,9 +112,9 @@ class Announcing:
         return found
 
     def _hear(self, before: Object | None, now: Object | None) -> None:
-        self._stale = True
         if _matter(before) == _matter(now):
             return
+        self._stale = True
         with self._lock:
             if self._timed:
                 return

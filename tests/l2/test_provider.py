@@ -197,18 +197,19 @@ def test_a_deleted_services_promise_goes_with_it_and_rests() -> None:
 
 NAMES = ("a/one", "a/two", "b/three", "b/four")
 ADDRESSES = ("192.0.2.0", "192.0.2.1", "192.0.2.2", "192.0.2.9")
+DEEDS = ("put", "drop", "move", "share", "apply", "wipe", "stranger", "leaves", "pool")
 CHANGES = st.lists(
-    st.tuples(st.sampled_from(NAMES), st.sampled_from(("put", "drop", "move", "share", "apply", "wipe")),
-              st.sampled_from(ADDRESSES)),
-    max_size=12,
-)  # fmt: skip
+    st.tuples(st.sampled_from(NAMES), st.sampled_from(DEEDS), st.sampled_from(ADDRESSES)), min_size=1, max_size=15
+)
 
 
-@settings(max_examples=150)
+@settings(max_examples=300)
 @given(CHANGES)
 def test_events_come_to_what_a_new_process_reads(changes: list[tuple[str, str, str]]) -> None:
     """What narrow looks make of events is what a provider says that starts now; and nobody ever has another's."""
-    stage = Stage(cooldown="0")
+    ranges, strangers = "192.0.2.0/30", dict[str, LoadBalancer]()
+    cluster = Cluster(addresspools=[pool("lab", ranges, uid="1", cooldownSeconds=0)])
+    stage = Stage("", cluster)
     for number, (name, what, address) in enumerate(changes):
         old = stage.lbs.get(Owner(name))
         held = tuple(entry.ip for entry in old.status) if old else ()
@@ -223,13 +224,23 @@ def test_events_come_to_what_a_new_process_reads(changes: list[tuple[str, str, s
                 stage.put(msgspec.structs.replace(old, status=()))
             case "drop" if old:
                 stage.drop(name)
+            case "stranger":
+                strangers[address] = lb(f"x/{address}", external_ips=(ip_address(address),))
+                cluster.tell(strangers[address])
+            case "leaves" if address in strangers:
+                cluster.tell(strangers.pop(address), gone=True)
+            case "pool":
+                ranges = "192.0.2.0-192.0.2.9" if number % 2 else "192.0.2.0/30"
+                cluster.put("addresspools", pool("lab", ranges, uid="1", cooldownSeconds=0))
         stage.look(name)
         if what == "apply" and name in stage.given(name):
             stage.apply(stage.plan(name))
             stage.put(msgspec.structs.replace(stage.lbs[Owner(name)], status=lb("x", *stage.given(name)[name]).status))
             # Twice, as after a flight: once it may have been read too early.
             stage.look(name)
-        scratch = Stage(cooldown="0")
+        scratch = Stage("", Cluster(addresspools=[pool("lab", ranges, uid="1", cooldownSeconds=0)]))
+        for stranger in strangers.values():
+            scratch.cluster.tell(stranger)
         for one in stage.lbs.values():
             scratch.put(one)
         stage.look()
