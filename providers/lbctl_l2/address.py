@@ -35,6 +35,7 @@ class Address:
     able        one of the judged links is up
     lost_links  since when none is, if I was speaking then
     questions   still to be asked
+    defended    when against a speaker (False) and a stranger (True): one must not use up the other's turn
     round       the next of `Timing.rounds`, counted from `announced`
     """
 
@@ -57,7 +58,8 @@ class Address:
         self.lost_links: float | None = None
         self.groups: set[tuple[int, bytes]] = set()
         self.questions = self.round = self.defences = 0
-        self.announced = self.defended = -NEVER
+        self.announced = -NEVER
+        self.defended: dict[bool, float] = {}
         self.requests = self.replies = self.gratuitous = 0
 
     def place(self, name: str) -> int:

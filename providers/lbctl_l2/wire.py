@@ -730,7 +730,7 @@ class Machine:
             probing = address.state is State.PROBING
             self._wait(address, State.DUPLICATE, self._timing.reprobe if probing else self._timing.again)
         elif address.state in ANSWERING:
-            self._defend(address, self._timing.defend)
+            self._defend(address, self._timing.defend, stranger=True)
 
     def _hear_answer(self, address: Address, peer: str) -> None:
         """I was about to take it, and this speaker answers: it stays, or I take it from one who comes after me."""
@@ -747,7 +747,7 @@ class Machine:
         """Two speakers speak for it. The better one stays; the other says no more."""
         if self._better(peer, address, answered=address.state is State.YIELDING):
             self._give_way(address, peer)
-        elif self._defend(address, self._timing.again):
+        elif self._defend(address, self._timing.again, stranger=False):
             if address.state is State.SPEAKING:
                 self._announce(address, ())
             address.defences += 1
@@ -762,11 +762,11 @@ class Machine:
         address.defences = 0
         self._at(address, self._now + self._timing.again)
 
-    def _defend(self, address: Address, interval: float) -> bool:
-        """Announce it once more, unless that was done so recently (RFC 5227 §2.4)."""
-        if self._now - address.defended < interval:
+    def _defend(self, address: Address, interval: float, *, stranger: bool) -> bool:
+        """Announce it once more, unless that was done so recently against their like (RFC 5227 §2.4)."""
+        if self._now - address.defended.get(stranger, -NEVER) < interval:
             return False
-        address.defended = self._now
+        address.defended[stranger] = self._now
         self._counts["defences"] += 1
         for link in address.links.values():
             self._gratuitous(address, link)

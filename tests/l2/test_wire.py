@@ -337,6 +337,14 @@ def test_a_stranger_s_claim_is_reported_and_defended_against_once_in_ten_seconds
     assert conflict.count == 52
 
 
+def test_a_defence_against_a_speaker_does_not_use_up_the_one_against_a_stranger():
+    bench = Bench(order(VIP, "a", "b"), peers=(PEER,))
+    bench.run(20)
+    [_, says_so] = packets.gratuitous(PEER.links[0].mac, ip_address(VIP).packed)
+    assert gratuitous(bench.hear(says_so))
+    assert gratuitous(bench.hear(CLAIM))
+
+
 @pytest.mark.parametrize("claim", [
     packets.unsolicited(HOST_MAC, HOST6, ip_address(VIP6).packed),
     packets.solicitation(HOST_MAC, ip_address(VIP6).packed, HOST6),
