@@ -70,6 +70,7 @@ class Desired(msgspec.Struct, frozen=True):
     releases   owners whose Service itself said goodbye (deleted with our claim, or left the type): their deletes are
                not inferred from absence, so no safety limit guards them
     addresses  which outputs (`hostname` or `ip`) become each served owner's `status.loadBalancer.ingress`, in order
+    keeps      the same of refused owners that are not to keep all that their status says: it holds what is another's
     """
 
     resources: tuple[Resource, ...] = ()
@@ -78,6 +79,7 @@ class Desired(msgspec.Struct, frozen=True):
     notes: tuple[Note, ...] = ()
     releases: frozenset[Owner] = frozenset()
     addresses: Mapping[Owner, tuple[Ref, ...]] = {}
+    keeps: Mapping[Owner, tuple[Ref, ...]] = {}
 
 
 class Provider(Protocol):

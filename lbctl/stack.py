@@ -18,13 +18,15 @@ from lbctl.provider import Desired, Observation, Provider, Scope
 class Outcome(msgspec.Struct, frozen=True):
     """What the cloud's desired came to: the fact `outcome` that the claim and the status are desired from.
 
-    `refused` holds those refused before the provider was asked, too. `addresses` are Refs into the cloud's resources.
+    `refused` holds those refused before the provider was asked, too. `addresses` are Refs into the cloud's resources,
+    `keeps` those that are left of a refused owner's (see `Desired`).
     """
 
     serving: frozenset[Owner]
     refused: Mapping[Owner, Refusal]
     notes: Mapping[Owner, tuple[Note, ...]]
     addresses: Mapping[Owner, tuple[Ref, ...]]
+    keeps: Mapping[Owner, tuple[Ref, ...]] = {}
 
 
 class Stack:
@@ -74,7 +76,7 @@ class Stack:
         for note in cloud.notes:
             notes[note.owner] = (*notes.get(note.owner, ()), note)
         addresses = {lb.owner: cloud.addresses.get(lb.owner, ()) for lb in serving}
-        return Outcome(frozenset(lb.owner for lb in serving), refused, notes, addresses)
+        return Outcome(frozenset(lb.owner for lb in serving), refused, notes, addresses, cloud.keeps)
 
     def _around(
         self, part: Provider, load_balancers: Sequence[LoadBalancer], seen: Observation, outcome: Outcome

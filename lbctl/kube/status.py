@@ -7,7 +7,8 @@ that somebody wiped is drift. One PATCH per write, none when nothing differs. Ru
 |--------------------------|---------------------------|-----------------------------------------|
 | served                   | the provider's            | True `ready`                            |
 | served, last lane failed | as they are               | False, why it failed                    |
-| refused                  | as they are               | False, why                              |
+| refused                  | as they are, or what the  | False, why                              |
+|                          | provider leaves it        |                                         |
 | fought over              | as they are               | False `OwnershipConflict`               |
 | being deleted            | not looked at, never written                                        |
 | no longer ours           | cleared, if ours to clear | all three conditions removed            |
@@ -207,7 +208,8 @@ class Statuses:
             said[SERVING] = _kept_serving(current, said[SERVING])
         if ready[1] == read.SERVED_ELSEWHERE:
             said = {READY: ready}
-        ingress = current.ingress if keeps else tuple(map(_entry, outcome.addresses.get(owner, ())))
+        refs = outcome.keeps.get(owner) if keeps else outcome.addresses.get(owner, ())
+        ingress = current.ingress if refs is None else tuple(map(_entry, refs))
         wanted = {kind: value for kind, value in said.items() if value is not None}
         return _resource(owner, Current(ingress, wanted, current.version), "says where the Service is reached")
 

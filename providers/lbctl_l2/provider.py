@@ -87,9 +87,11 @@ class AddressProvider:
                 *(refusal for owner, refusal in contradictory.items() if owner in asking),
             ),
             notes=(*chain.from_iterable(outcome.notes for outcome in served), *noted),
-            addresses={
-                outcome.owner: tuple(Ref(ADDRESS, _name(outcome.owner, a), "ip") for a in outcome.addresses)
-                for outcome in served
+            addresses={outcome.owner: _refs(outcome) for outcome in served},
+            keeps={
+                outcome.owner: _refs(outcome)
+                for outcome in given
+                if outcome.refusal is not None and not set(held.get(outcome.owner, ())) <= set(outcome.addresses)
             },
         )
 
@@ -159,6 +161,10 @@ class AddressProvider:
 
 def _name(owner: Owner, held: IPAddress) -> str:
     return f"{owner} {held}"
+
+
+def _refs(outcome: Outcome) -> tuple[Ref, ...]:
+    return tuple(Ref(ADDRESS, _name(outcome.owner, address), "ip") for address in outcome.addresses)
 
 
 def _resource(owner: Owner, held: IPAddress, because: str = "") -> Resource:

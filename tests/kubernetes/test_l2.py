@@ -309,6 +309,19 @@ def test_the_manifests_for_bare_metal_fit_together():
     assert {item["metadata"].get("namespace", "lbctl-system") for item in items} == {"lbctl-system"}
 
 
+def test_who_has_anothers_address_and_can_get_no_other_loses_it(house, wait):
+    house.pool("lab", f"{house.network[3]}-{house.network[3]}")
+    for name in ("older", "younger"):
+        house.service(name)
+        house.kube.patch({"status": {"loadBalancer": {"ingress": [{"ip": str(house.network[3])}]}}}, name, "status")
+        threading.Event().wait(1.1 if name == "older" else 0)
+    house.start()
+    wait(lambda: house.ready("younger") == "pool-exhausted" and house.ready("older") == "ready")
+    wait(lambda: (house.address("older"), house.address("younger")) == (str(house.network[3]), ""))
+    house.kube.delete("older")
+    wait(lambda: house.address("younger") == str(house.network[3]))
+
+
 METALLB = {
     "ipaddresspools": "IPAddressPool", "l2advertisements": "L2Advertisement", "bgpadvertisements": "BGPAdvertisement",
     "communities": "Community", "bfdprofiles": "BFDProfile",
