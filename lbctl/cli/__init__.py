@@ -64,12 +64,16 @@ class Verbs(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+        if added := _names_added():
+            with formatter.section("Commands of providers"):
+                formatter.write_dl([(name, f"See `lbctl {name} --help`.") for name in added])
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
         """Verbs by their names alone: nothing is imported while somebody types."""
         from click.shell_completion import CompletionItem
 
         verbs = [CompletionItem(name, help=text) for name, (_, text) in COMMANDS.items() if name.startswith(incomplete)]
+        verbs += [CompletionItem(name) for name in _names_added() if name.startswith(incomplete)]
         return [*verbs, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def resolve_command(
@@ -80,8 +84,15 @@ class Verbs(click.Group):
         except click.UsageError as error:
             from difflib import get_close_matches
 
-            close = get_close_matches(args[0], COMMANDS, 1)
+            close = get_close_matches(args[0], [*COMMANDS, *_names_added()], 1)
             raise click.UsageError(error.message + (f" Did you mean {close[0]}?" if close else ""), ctx) from error
+
+
+def _names_added() -> list[str]:
+    """The names of commands that plugins add. `lbctl.plugins` would import more than --help and completion may."""
+    from importlib.metadata import entry_points
+
+    return sorted({point.name for point in entry_points(group="lbctl.commands")} - COMMANDS.keys())
 
 
 def _added(name: str) -> click.Command | None:

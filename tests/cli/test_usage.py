@@ -11,7 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from lbctl import config
+from lbctl import config, plugins
 from lbctl.cli import COMMANDS, _name, codes, complete
 from lbctl.cli import lbctl as group
 from lbctl.errors import CredentialsError, LbctlError, Refused, SettingsError
@@ -34,6 +34,13 @@ def test_help_names_every_verb_and_every_exit_code(lbctl) -> None:
         assert re.search(rf"^  {name} ", ran.out, re.M)
     for code, text in codes.TABLE.items():
         assert re.search(rf"^ +{code}  {re.escape(text)}$", ran.out, re.M)
+
+
+def test_help_and_typos_know_the_verbs_that_providers_add(lbctl) -> None:
+    ran = lbctl("--help")
+    for name in plugins.points(plugins.COMMANDS):
+        assert re.search(rf"^  {name} ", ran.out, re.M)
+    assert "Did you mean pools?" in lbctl("pool").err
 
 
 def test_the_documentation_has_the_same_exit_codes_and_verbs() -> None:
