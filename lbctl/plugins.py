@@ -128,6 +128,11 @@ def _to_install(name: str, error: ImportError, extra: str) -> str:
     return f"{name} needs the Python package {error.name or error}, which is not installed: {how}"
 
 
+def unheard_of(name: str, why: SettingsError) -> SettingsError:
+    """What a Service hears whose class names no provider there is: the same from the controller and from a plan."""
+    return SettingsError(f"spec.loadBalancerClass is lbctl.io/{name}: {why.message}")
+
+
 class Unconfigured:
     """Stands in a stack where a provider cannot be made, and tells its Services why.
 

@@ -75,16 +75,16 @@ class Paths:
     def _names(self) -> tuple[str, ...]:
         """The providers to ask. Files in which nothing is for anybody need none."""
         services = self._given.stores.services.all()
+        if self._given.cluster is not None:
+            return self._session.chosen(services)
+        bare = sum(s.spec.type == "LoadBalancer" and not s.spec.load_balancer_class for s in services)
+        if bare and not self._session.config.default_provider:
+            left = f"Services without a loadBalancerClass are left alone ({bare}): nobody said --default-provider"
+            self._given.assumptions += (left,)
         try:
             return self._session.chosen(services)
         except SettingsError:
-            if self._given.cluster is not None:
-                raise
-        bare = sum(not service.spec.load_balancer_class for service in services)
-        if bare:
-            left = f"{bare} Services without a loadBalancerClass are left alone: nobody said --default-provider"
-            self._given.assumptions += (left,)
-        return ()
+            return ()
 
     def refresh(self) -> None:
         """Bring what is wanted up to date with the stores."""
@@ -140,7 +140,7 @@ class Paths:
             if name in self._session.installed or name in self._session.config.providers:
                 return Way(name, problem=error)
             # Only Services speak of it: they are told, and nobody else is held up.
-            made = self._made(name, plugins.Unconfigured(name, error))
+            made = self._made(name, plugins.Unconfigured(name, plugins.unheard_of(name, error)))
         return Way(name, made)
 
     def _provider(self, name: str) -> Provider:

@@ -230,7 +230,7 @@ def _unheard_of(name: str) -> "Plugin":
     try:
         plugins.plugin(name)
     except SettingsError as error:
-        return _absent(name, SettingsError(f"spec.loadBalancerClass is lbctl.io/{name}: {error.message}"))
+        return _absent(name, plugins.unheard_of(name, error))
     return _absent(name)
 
 

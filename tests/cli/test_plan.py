@@ -77,7 +77,13 @@ def test_a_file_that_cannot_be_read_is_1_and_the_rest_is_planned(lbctl, manifest
 def test_files_with_nothing_for_anybody_need_no_provider(lbctl, manifest) -> None:
     ran = lbctl("plan", "-f", manifest(more=BAD))
     assert ran.code == codes.OK
-    assert "1 Services without a loadBalancerClass are left alone" in ran.out
+    assert "Services without a loadBalancerClass are left alone (1)" in ran.out
+
+
+def test_a_provider_alone_serves_no_service_without_a_class_and_the_plan_says_so(lbctl, manifest) -> None:
+    path = manifest(more=BAD)
+    assert "are left alone (1)" in lbctl("plan", "-f", path, "--provider", "memory").out
+    assert "left alone" not in lbctl("plan", "-f", path, "--default-provider", "memory").out
 
 
 def test_one_service_twice_in_files_is_a_problem(lbctl, manifest) -> None:
