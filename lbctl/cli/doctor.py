@@ -243,7 +243,7 @@ def _leader(session: "Session", client: "Client") -> Iterator[Finding]:
     if holder and lease:
         yield Finding("ok", "leader", f"{place} is held by {holder}, renewed {lease.spec.renew_time or 'never'}")
     else:
-        said = f"nobody holds the Lease {place}: no controller runs"
+        said = f"nobody holds the Lease {place}: no controller runs, or one with --no-leader-elect"
         yield Finding("warning", "leader", said, "start one: lbctl run")
 
 
