@@ -129,7 +129,8 @@ Ask:    ip netns exec {cluster.lab.client.name} {sys.executable} -c \\
 Break:  kill -9 $(ip netns pids {node.namespace.name})        a whole speaker; it is started again after {AGAIN:g} s
         ip -n {cluster.lab.wire.name} link set {node.name} down        its cable; and back: up
         ip -n {cluster.lab.wire.name} link set {node.name} nomaster    silence; and back: master left
-        kubectl cordon {node.name}; kubectl delete service web-0
+        kubectl delete service web-0
+        kubectl cordon {node.name}    moves nothing while its pods run: lbctl speaker's --drain-on
 
 Who announces, and what each change cost a client that asks every 10 ms. Ctrl-C, or lbctl lab --down, ends it.
 """
