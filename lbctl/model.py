@@ -30,6 +30,10 @@ READY, SERVING, DEGRADED = "lbctl.io/Ready", "lbctl.io/Serving", "lbctl.io/Degra
 """The condition types that lbctl writes on a Service."""
 
 
+REQUESTED = "spec.loadBalancerIP"
+"""By this name an administrator's rules speak of the addresses that a Service asks for, whichever field says them."""
+
+
 class Port(msgspec.Struct, frozen=True, gc=False):
     """One port of a Service. `node_port` is 0 where none is allocated; None where it is known only after apply."""
 

@@ -5,13 +5,13 @@ namespace may name which existing cloud objects. `guard` stands behind the plan:
 inferred because something was not seen, stops when there are suspiciously many.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Literal
 
 import msgspec
 
-from lbctl.model import SHARED, LoadBalancer, Owner, Refusal, Scheme
+from lbctl.model import REQUESTED, SHARED, LoadBalancer, Owner, Refusal, Scheme
 from lbctl.plan import Change, Plan
 
 
@@ -53,7 +53,8 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The administrator's word.
 
     privileged   annotation keys that name existing cloud objects → a glob of the values that do (`*` for all): they
-                 work only where a rule lists them, unless tenancy is `open`
+                 work only where a rule lists them, unless tenancy is `open`. `REQUESTED` stands for the addresses that
+                 a Service asks for, by whichever of the fields and annotations that say them
     """
 
     tenancy: Literal["closed", "open"] = "closed"
@@ -89,13 +90,21 @@ def _scheme(policy: Policy, rule: NamespaceRule, lb: LoadBalancer) -> Refusal | 
 
 
 def _annotations(policy: Policy, rule: NamespaceRule, lb: LoadBalancer) -> Refusal | None:
-    for key, value in sorted(lb.annotations.items()):
+    for key, value in _said(lb):
         if _is_privileged(policy, key, value) and not _is_allowed(policy, rule, key, value):
+            what = key if key == REQUESTED else f"annotation {key}"
             return Refusal(lb.owner, "not-allowed-in-namespace", (
-                f"annotation {key} names an existing object of the cloud ({value[:80]!r}), and no rule allows that in "
-                f"namespace {lb.namespace}: remove it, or have the administrator list key and value in the policy"
+                f"{what} names an existing object of the cloud ({value[:80]!r}), and no rule allows that in namespace "
+                f"{lb.namespace}: remove it, or have the administrator list key and value in the policy"
             ))
     return None
+
+
+def _said(lb: LoadBalancer) -> Iterator[tuple[str, str]]:
+    """What may name an existing object: annotations, and the addresses asked for in any way."""
+    yield from sorted(lb.annotations.items())
+    if lb.requested_addresses:
+        yield REQUESTED, ",".join(map(str, lb.requested_addresses))
 
 
 def _is_privileged(policy: Policy, key: str, value: str) -> bool:

@@ -1,10 +1,12 @@
 """Who may ask for what, and how much one plan may take away."""
 
 from datetime import UTC, datetime
+from ipaddress import ip_address
 
 import pytest
+from msgspec.structs import replace
 
-from lbctl.model import SHARED, LoadBalancer, Owner, Refusal, Scheme
+from lbctl.model import REQUESTED, SHARED, LoadBalancer, Owner, Refusal, Scheme
 from lbctl.plan import Change, Plan
 from lbctl.policy import Limits, NamespaceRule, Policy, admit, guard
 from lbctl.wanted import Wanted
@@ -24,6 +26,15 @@ def token(policy: Policy, lb: LoadBalancer, labels: dict[str, str] | None = None
 
 def test_without_rules_everybody_has_addresses() -> None:
     assert token(Policy(), web()) is None
+
+
+def test_an_address_that_is_asked_for_is_an_existing_object_by_whichever_name() -> None:
+    asking = LoadBalancer(WEB, requested_addresses=(ip_address("198.51.100.7"), ip_address("198.51.100.8")))
+    policy = Policy(privileged={REQUESTED: "*"})
+    rules = (NamespaceRule(("shop",), annotations={REQUESTED: ("198.51.100.*",)}),)
+    assert token(policy, asking) == "not-allowed-in-namespace"
+    assert token(replace(policy, rules=rules), asking) is None
+    assert token(policy, web()) is token(Policy(), asking) is None
 
 
 def test_what_is_malformed_is_refused_whoever_asks() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from lbctl.errors import Refused
-from lbctl.model import LoadBalancer, Port
+from lbctl.model import REQUESTED, LoadBalancer, Port
 from lbctl_aws.names import fixed_name_problem
 
 PREFIX = "service.beta.kubernetes.io/aws-load-balancer-"
@@ -82,6 +82,7 @@ PRIVILEGED: Mapping[str, str] = {
     PREFIX + "ssl-cert": "*",
     PREFIX + "subnets": "*",
     NAME: "*",
+    REQUESTED: "*",
 }
 """The annotations that spend the controller's privileges on something that exists, and for which values."""
 
