@@ -167,7 +167,7 @@ def test_a_controller_killed_ten_times_converges_with_nothing_leaked_or_doubled(
     until(lambda: not rig.aws.inventory())
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_one_shot_killed_ten_times_converges_when_it_is_run_again(rig, dice) -> None:
     apply = ("apply", "--yes", "--prune", "--max-delete", "100%", "--lock-timeout", "20s")
     for _ in range(10):
@@ -181,7 +181,7 @@ def test_a_one_shot_killed_ten_times_converges_when_it_is_run_again(rig, dice) -
     assert rig.settled()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_nodes_that_come_and_go_while_a_hundred_services_are_made(rig, dice) -> None:
     nodes = rig.aws.nodes(8)
     rig.start("run")
@@ -189,7 +189,7 @@ def test_nodes_that_come_and_go_while_a_hundred_services_are_made(rig, dice) -> 
         rig.put(f"many-{number}", 80)
         if number % 10 == 5:
             churn(rig, dice, nodes)
-    until(rig.settled, 200)
+    until(rig.settled, 400)
     until(lambda: targets(rig) == {frozenset(instances(rig))})
     rig.end()
 

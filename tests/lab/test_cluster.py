@@ -4,7 +4,7 @@ Nodes and Services are the lab's; the addresses stand in the Services' statuses,
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_address
 
 import pytest
@@ -13,6 +13,7 @@ from lbctl.sandbox.kube import KubeSandbox
 from lbctl_l2.lab.api import Api
 from lbctl_l2.lab.cases import ENDED, KILLED, Case, Trial, rows, trial
 from lbctl_l2.lab.cluster import EXCLUDE, Cluster
+from lbctl_l2.lab.measured import Address
 from lbctl_l2.lab.rig import vip
 from lbctl_l2.lab.stage import Stage, pause
 from lbctl_l2.lab.table import Row
@@ -100,15 +101,25 @@ def test_a_node_that_may_not_announce_hands_over_before_it_stops(cluster: Cluste
 
 
 def test_what_the_api_alone_says_of_a_nodes_health_moves_nothing(cluster: Cluster) -> None:
-    before, node = cluster.holders(), cluster.holder
+    before = steady(cluster)
+    node = cluster.holder
     cluster.say_ready(node, "Unknown")
     pause(3.0)
     assert cluster.holders() == before
     cluster.say_ready(node, "True")
 
 
+def steady(cluster: Cluster) -> Mapping[Address, str]:
+    """Who holds what, once no address is on its way to balance: one round of that takes ten seconds."""
+    before, now = None, cluster.holders()
+    while now != before:
+        pause(12.0)
+        before, now = now, cluster.holders()
+    return now
+
+
 def test_without_an_api_server_nothing_is_withdrawn(cluster: Cluster) -> None:
-    before = cluster.holders()
+    before = steady(cluster)
     with cluster.api_gone():
         pause(5.0)
         assert cluster.holders() == before
