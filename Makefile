@@ -15,8 +15,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do command 
 	&& $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 DEMO := .venv-demo
 DEV := .venv
-# Three on two cores: the lab mostly waits.
-JOBS ?= 3
+JOBS ?= 2
 PIP := -m pip install --quiet --disable-pip-version-check
 
 .PHONY: help demo lab lab-down test lint bench lock clean controlplane nftables
