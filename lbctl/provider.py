@@ -314,7 +314,9 @@ class Plugin(msgspec.Struct, frozen=True):
     `speaker` makes the part that runs on every node, if there is one: a provider without claim and status, whose
     resources are what this node announces. `speaker_watches` is what that one reads (the settings hold lbctl's own
     namespace as `home`), `speaker_settings` are its flags. See `lbctl speaker`.
-    `insight` makes what status, explain and doctor show of it; it reads what `speaker_watches` says.
+    `insight` makes what status, explain and doctor show of it; it reads what `watches` and `speaker_watches` say.
+    `needs_provider_ids`: its nodes are a cloud's instances, found by the Nodes' `spec.providerID`. `needs_node_ports`:
+    its traffic comes in at NodePorts; not where the nodes themselves have the addresses. Doctor and explain ask.
     """
 
     name: str
@@ -329,3 +331,5 @@ class Plugin(msgspec.Struct, frozen=True):
     speaker_watches: Callable[[Mapping[str, str]], Sequence[Watch]] = lambda _settings: ()
     speaker_settings: tuple[Setting, ...] = ()
     insight: InsightFactory | None = None
+    needs_provider_ids: bool = False
+    needs_node_ports: bool = True

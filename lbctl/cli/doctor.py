@@ -7,6 +7,7 @@ never on one out of a Service, an EndpointSlice or an annotation.
 
 import socket
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
     from lbctl.cli.inputs import Inputs
     from lbctl.cli.paths import Paths
     from lbctl.cli.session import Session
+    from lbctl.cluster import Watch
     from lbctl.kube.client import Client
     from lbctl.model import LoadBalancer, Node, Scheme
+    from lbctl.provider import Plugin
 
 Level = Literal["ok", "warning", "error"]
 
@@ -28,6 +31,9 @@ RIVALS = {
     "aws-load-balancer-controller": "it serves class-less Services once its webhook has given them its class",
     "metallb-controller": "it serves class-less Services unless it runs with --lb-class",
     "metallb-speaker": "it announces what metallb-controller gave out",
+    "metallb-system/controller": "MetalLB's controller serves class-less Services unless it runs with --lb-class",
+    "metallb-system/speaker": "MetalLB's speaker announces what its controller gave out",
+    "kube-vip-ds": "it serves class-less Services unless it runs with lb_class_only",
     "kube-vip": "it serves class-less Services unless it runs with lb_class_only",
     "kube-vip-cloud-provider": "it gives addresses to class-less Services",
     "purelb": "it serves class-less Services where it is the default announcer",
@@ -37,7 +43,8 @@ RIVALS = {
     "cloud-provider-azure": "it serves class-less Services",
     "gcp-cloud-controller-manager": "it serves class-less Services",
 }
-"""Controllers that give addresses to Services, by the name of their Deployment or DaemonSet."""
+"""Controllers that give addresses to Services, by the name of their Deployment or DaemonSet; where that says little,
+by the namespace that their manifests name, too."""
 
 REACH_TIMEOUT = 1.0
 REACH_MOST = 6
@@ -120,14 +127,17 @@ def _findings(session: "Session", *, reach: bool) -> Iterator[Finding]:
         yield from _guarded("other controllers", lambda: _rivals(client, session.config.default_provider))
         yield from _guarded("leader", lambda: _leader(session, client))
         yield from _claims(session, given)
+        for name in session.chosen(given.stores.services.all()):
+            watches = session.watches((name,), session.namespace())
+            yield from _guarded("permissions", lambda name=name, w=watches: _reads(client, name, w))  # type: ignore[misc]
         ways = Paths(session, given)
         for name in ways.names:
-            yield from _nodes(name, ways.sources[name].nodes())
+            yield from _nodes(session.installed.get(name), name, ways.sources[name].nodes())
             yield from _guarded(name, lambda name=name: _provider(ways, name))  # type: ignore[misc]
             yield from _guarded(name, lambda name=name: _insight(session, name))  # type: ignore[misc]
         ways.close()
         if reach:
-            yield from _reachable(given, ways)
+            yield from _reachable(given, _sent_to(session, ways))
     except LbctlError as error:
         yield _broken("providers", error)
     finally:
@@ -166,6 +176,19 @@ def _access(client: "Client", namespace: str) -> Iterator[Finding]:
             denied.append(_denied(permission, missing, namespace))
     count = sum(len(permission.verbs) for permission in PERMISSIONS)
     yield from denied or [Finding("ok", "permissions", f"all {count} that the controller needs are granted")]
+
+
+def _reads(client: "Client", name: str, watches: "Iterable[Watch]") -> Iterator[Finding]:
+    """May what this provider reads of the cluster be read?"""
+    denied: list[Finding] = []
+    count = 0
+    for watch in watches:
+        permission = Permission(("list", "watch"), watch.plural, watch.group, namespaced=bool(watch.namespace))
+        count += len(permission.verbs)
+        missing = [verb for verb in permission.verbs if not _allowed(client, permission, verb, watch.namespace)]
+        denied += [_denied(permission, missing, watch.namespace)] if missing else []
+    if denied or count:
+        yield from denied or [Finding("ok", "permissions", f"all {count} more that {name} needs are granted")]
 
 
 def _allowed(client: "Client", permission: Permission, verb: str, namespace: str) -> bool:
@@ -220,17 +243,22 @@ def _rivals(client: "Client", default_provider: str) -> Iterator[Finding]:
         except NotFound:
             # No such API (the sandbox): then nothing of it runs here.
             continue
-        found += [f"{i.metadata.namespace}/{i.metadata.name}" for i in listed.items if i.metadata.name in RIVALS]
-    for place in sorted(found):
-        name = place.partition("/")[2]
+        found += [f"{item.metadata.namespace}/{item.metadata.name}" for item in listed.items]
+    rivals = {place: said for place in sorted(found) if (said := _rivalry(place))}
+    for place, said in rivals.items():
         fix = "" if not default_provider else (
             "give Services a loadBalancerClass and take default_provider away, or remove the other controller"
         )
-        yield Finding("warning", "other controllers", f"{place} runs here: {RIVALS[name]}", fix)
+        yield Finding("warning", "other controllers", f"{place} runs here: {said}", fix)
     for said in unknown:
         yield Finding("warning", "other controllers", said, "look yourself: kubectl get deployments,daemonsets -A")
-    if not found and not unknown:
+    if not rivals and not unknown:
         yield Finding("ok", "other controllers", "none is known by name")
+
+
+def _rivalry(place: str) -> str:
+    """What this Deployment or DaemonSet would do to class-less Services, as far as its name says; "" for nothing."""
+    return RIVALS.get(place) or RIVALS.get(place.partition("/")[2], "")
 
 
 def _leader(session: "Session", client: "Client") -> Iterator[Finding]:
@@ -258,13 +286,13 @@ def _claims(session: "Session", given: "Inputs") -> Iterator[Finding]:
                               f"pip install 'lbctl[{name}]', and add {name} to providers")  # fmt: skip
 
 
-def _nodes(provider: str, nodes: "tuple[Node, ...]") -> Iterator[Finding]:
+def _nodes(plugin: "Plugin | None", provider: str, nodes: "tuple[Node, ...]") -> Iterator[Finding]:
     if not nodes:
         yield Finding("error", "nodes", "no node may receive traffic",
                       "kubectl get nodes --show-labels: look for exclude-from-external-load-balancers")  # fmt: skip
         return
     bare = [node.name for node in nodes if not node.provider_id]
-    if bare:
+    if bare and plugin is not None and plugin.needs_provider_ids:
         said = f"{len(bare)} of {len(nodes)} have no providerID, {bare[0]} among them"
         fix = f"{provider} finds instances by it: run the cloud's node controller, or set kubelet's --provider-id"
         yield Finding("warning", "nodes", said, fix)
@@ -281,12 +309,10 @@ def _provider(ways: "Paths", name: str) -> Iterator[Finding]:
     if way.reconciler is None:
         raise way.problem or LbctlError(f"{name} cannot be used")
     plan = way.reconciler.plan()
-    yield Finding("ok", name, f"settings and credentials work: {plan.unchanged} of its resources are as they should be")
+    yield Finding("ok", name, f"it can be used: {plan.unchanged} of its resources are as they should be")
     if plan.limit:
         yield Finding("warning", name, "deletes are held back", plan.limit)
-    schemes: tuple[Scheme, ...] = ("internal", "internet-facing")
-    for scheme in schemes:
-        yield from _trial(ways, name, scheme)
+    yield from _trials(ways, name)
     for refusal in plan.refused:
         yield Finding("warning", name, f"{refusal.owner} is refused: {refusal.reason}", refusal.message)
 
@@ -298,8 +324,22 @@ def _insight(session: "Session", name: str) -> Iterator[Finding]:
         yield Finding("warning" if sight.ok is False else "ok", sight.topic, sight.text, sight.way)
 
 
-def _trial(ways: "Paths", name: str, scheme: "Scheme") -> Iterator[Finding]:
-    """Would a load balancer of this scheme find its subnets, groups and nodes?"""
+def _trials(ways: "Paths", name: str) -> Iterator[Finding]:
+    """Would an ordinary Service be served? What holds for both schemes is said once."""
+    schemes: tuple[Scheme, ...] = ("internal", "internet-facing")
+    found: dict[tuple[str, str], list[str]] = {}
+    for scheme in schemes:
+        found.setdefault(_trial(ways, name, scheme), []).append(scheme)
+    for (reason, message), of in found.items():
+        which = "an ordinary Service" if len(of) == len(schemes) else f"an ordinary {of[0]} Service"
+        if reason:
+            yield Finding("warning", name, f"{which} would be refused: {reason}", message)
+        else:
+            yield Finding("ok", name, f"{which} would be served")
+
+
+def _trial(ways: "Paths", name: str, scheme: "Scheme") -> tuple[str, str]:
+    """Would a load balancer of this scheme find its subnets, groups, addresses and nodes? Why not, else ("", "")."""
     path = ways.paths[name].reconciler
     assert path is not None
     probe = _probe(scheme, ways.sources[name].nodes())
@@ -309,11 +349,7 @@ def _trial(ways: "Paths", name: str, scheme: "Scheme") -> Iterator[Finding]:
     finally:
         path.wanted.remove(probe.owner)
     refusal = next((refusal for refusal in plan.refused if refusal.owner == probe.owner), None)
-    if refusal is None:
-        yield Finding("ok", name, f"an ordinary {scheme} Service would be served")
-    else:
-        said = f"an ordinary {scheme} Service would be refused: {refusal.reason}"
-        yield Finding("warning", name, said, refusal.message)
+    return (refusal.reason, refusal.message) if refusal is not None else ("", "")
 
 
 def _probe(scheme: "Scheme", nodes: "tuple[Node, ...]") -> "LoadBalancer":
@@ -322,24 +358,36 @@ def _probe(scheme: "Scheme", nodes: "tuple[Node, ...]") -> "LoadBalancer":
     return LoadBalancer(Owner("lbctl-doctor/probe"), ports=(Port(80, node_port=30080),), scheme=scheme, nodes=nodes)
 
 
-def _reachable(given: "Inputs", ways: "Paths") -> Iterator[Finding]:
+def _sent_to(session: "Session", ways: "Paths") -> "tuple[Node, ...]":
+    """The nodes that traffic reaches at NodePorts, of the first provider that sends it there."""
+    known = (session.installed.get(name) for name in ways.names)
+    return next((ways.sources[p.name].nodes() for p in known if p is not None and p.needs_node_ports), ())
+
+
+def _reachable(given: "Inputs", nodes: "tuple[Node, ...]") -> Iterator[Finding]:
     """Does anything answer at NodePorts, from where this runs?"""
-    tried = failed = 0
-    for address, port in _node_ports(given, ways):
-        tried += 1
-        try:
-            socket.create_connection((address, port), REACH_TIMEOUT).close()
-        except OSError as error:
-            failed += 1
-            yield Finding("warning", "NodePorts", f"{address}:{port} does not answer from here: {error}",
-                          "open the NodePort range in firewalls and security groups, see kube-proxy's log; or run this "
-                          "inside the cluster's network")  # fmt: skip
-    if tried and not failed:
-        yield Finding("ok", "NodePorts", f"{tried} answer from here")
+    places = _node_ports(given, nodes)
+    with ThreadPoolExecutor(REACH_MOST) as threads:
+        failed = [said for said in threads.map(_silent, places) if said]
+    if failed:
+        said = f"{len(failed)} of {len(places)} do not answer from here: {'; '.join(failed)}"
+        yield Finding("warning", "NodePorts", said,
+                      "open the NodePort range in firewalls and security groups, see kube-proxy's log; or run this "
+                      "inside the cluster's network")  # fmt: skip
+    elif places:
+        yield Finding("ok", "NodePorts", f"{len(places)} answer from here")
 
 
-def _node_ports(given: "Inputs", ways: "Paths") -> list[tuple[str, int]]:
-    nodes = next((source.nodes() for source in ways.sources.values()), ())
+def _silent(place: tuple[str, int]) -> str:
+    """What happens instead of an answer; empty if there is one."""
+    try:
+        socket.create_connection(place, REACH_TIMEOUT).close()
+    except OSError as error:
+        return f"{place[0]}:{place[1]} ({error.strerror or error})"
+    return ""
+
+
+def _node_ports(given: "Inputs", nodes: "tuple[Node, ...]") -> list[tuple[str, int]]:
     addresses = [str(node.addresses[0]) for node in nodes if node.addresses]
     ports = [
         port.node_port for service in given.stores.services.all() for port in service.spec.ports or ()

@@ -32,4 +32,5 @@ def preview(harness: Harness) -> tuple[Provider, tuple[str, ...]]:
 
 plugin = Plugin(
     name="aws", make=make, preview=preview, settings=SETTINGS, discover=discover, privileged=PRIVILEGED, extra="aws",
+    needs_provider_ids=True,
 )

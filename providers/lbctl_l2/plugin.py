@@ -68,4 +68,5 @@ plugin = Plugin(
     speaker_watches=speaker_watches,
     speaker_settings=SPEAKER_SETTINGS,
     insight=insight,
+    needs_node_ports=False,
 )

@@ -11,8 +11,12 @@ import yaml
 from lbctl.cli import codes, doctor, status
 from lbctl.cli.session import Session
 from lbctl.daemon import Cluster
+from lbctl.memory import MemoryProvider
+from lbctl.model import Node
+from lbctl.provider import Plugin
 from lbctl.sandbox.kube import Fault
 
+BARE_METAL = ("--provider", "l2", "--default-provider", "l2", "--l2-addresses", "192.0.2.96/29")
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
 
 
@@ -181,7 +185,7 @@ def test_doctor_finds_nothing_wrong_in_a_good_cluster(lbctl, world) -> None:
     ran = lbctl("doctor", "--no-reach")
     assert ran.code == codes.OK
     assert re.search(r"^ok +permissions +all \d+ that the controller needs are granted", ran.out, re.M)
-    assert re.search(r"^ok +memory +an ordinary internal Service would be served", ran.out, re.M)
+    assert re.search(r"^ok +memory +an ordinary Service would be served", ran.out, re.M)
     assert re.search(r"^warning +leader +nobody holds the Lease kube-system/lbctl.* lbctl run$", ran.out, re.M)
 
 
@@ -216,7 +220,36 @@ def test_doctor_tries_node_ports_from_here(lbctl, world, monkeypatch) -> None:
     world.put()
     said = lbctl("doctor").out
     assert {address for address, _ in tried} == {"10.0.0.1", "10.0.0.2", "10.0.0.3"}
-    assert "does not answer from here: refused" in said
+    assert re.search(r"^warning +NodePorts +3 of 3 do not answer from here: 10\.0\.0\.1:3\d+ \(refused\); ", said, re.M)
+
+
+def test_doctor_asks_bare_metal_for_no_instances(lbctl, world) -> None:
+    world.put()
+    nodes = json.loads(world.client.get("/api/v1/nodes"))["items"]
+    world.client.request("DELETE", f"/api/v1/nodes/{nodes[0]['metadata']['name']}")
+    world.client.request("POST", "/api/v1/nodes", {"metadata": {"name": "bare"}, "status": nodes[0]["status"]})
+    said = lbctl("doctor", *BARE_METAL).out
+    assert re.search(r"^ok +nodes +3 may receive traffic from l2", said, re.M)
+    assert not {"providerID", "NodePorts"} & set(said.split())
+
+
+def test_doctor_asks_where_instances_are_found_by_provider_ids() -> None:
+    cloud = Plugin("cloud", MemoryProvider, needs_provider_ids=True)
+    (found,) = doctor._nodes(cloud, "cloud", (Node("a", provider_id="cloud:///1"), Node("b")))
+    assert (found.level, found.finding) == ("warning", "1 of 2 have no providerID, b among them")
+
+
+def test_doctor_asks_for_what_the_provider_reads(lbctl, world) -> None:
+    world.sandbox.kube.faults.inject(Fault(effect="deny", verbs=("watch",), resources=("addresspools",)))
+    ran = lbctl("doctor", "--no-reach", *BARE_METAL)
+    assert "watch of addresspools is not allowed" in ran.out
+    assert "--verb=watch --resource=addresspools.lbctl.io" in ran.out
+
+
+@pytest.mark.parametrize("place", ["metallb-system/controller", "kube-system/kube-vip-ds", "any/metallb-speaker"])
+def test_doctor_knows_rivals_by_the_names_of_their_manifests(place: str) -> None:
+    assert doctor._rivalry(place)
+    assert not doctor._rivalry("default/controller")
 
 
 def test_what_doctor_asks_for_is_what_the_controller_does() -> None:

@@ -168,8 +168,7 @@ class Whole(Cluster):
     def _control(self) -> "subprocess.Popen[bytes]":
         """Outside, where the API is."""
         command = bound(
-            "run", f"--kubeconfig={self.api.kubeconfig}", f"--config={self.config}", "--listen=", "--no-leader-elect",
-            "--log-format=text",
+            "run", f"--kubeconfig={self.api.kubeconfig}", f"--config={self.config}", "--listen=", "--log-format=text",
         )  # fmt: skip
         with (self.lab.folder / "controller.log").open("ab") as log:
             return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
