@@ -109,15 +109,15 @@ def _found(book: Book, request: Request, fits: dict[Family, IPAddress]) -> dict[
     """What it lacks. Raises `Verdict` where it cannot be had; one family is enough for who only prefers both."""
     missing = [wanted for wanted in request.families if wanted not in fits]
     wishes = {wanted: wish for wanted in missing if (wish := book.wish(request, wanted)) is not None}
-    for address in wishes.values():
-        _check(book, request, address)
+    for at, address in enumerate(wishes.values()):
+        _check(book, request, address, tuple(wishes.values())[:at])
     others = [wanted for wanted in missing if wanted not in wishes]
     enough = not request.required and bool(fits or wishes or len(others) > 1)
     return wishes | _any(book, request, others, {**fits, **wishes}, enough=enough)
 
 
-def _check(book: Book, request: Request, address: IPAddress) -> None:
-    """May it have this one address? Raises `Verdict`."""
+def _check(book: Book, request: Request, address: IPAddress, found: Sequence[IPAddress] = ()) -> None:
+    """May it have this one address, besides those that are found already? Raises `Verdict`."""
     place, reserved = book.locate(address), book.reserved.get(address)
     if place is None:
         pools = _listed([str(pool) for pool in book.pools]) or "there are none"
@@ -133,11 +133,11 @@ def _check(book: Book, request: Request, address: IPAddress) -> None:
         raise Verdict("node-address", f"{address} is the address of a node: take it out of the pool {pool.name}")
     if request.scheme == "internal" and not is_private(address):
         raise Verdict("not-private", f"{address} is no private address (RFC 1918, RFC 4193), and it is to be internal")
-    _check_pool(book, request, pool, address)
+    _check_pool(book, request, pool, address, found)
     _check_taken(book, request, pool, address)
 
 
-def _check_pool(book: Book, request: Request, pool: Pool, address: IPAddress) -> None:
+def _check_pool(book: Book, request: Request, pool: Pool, address: IPAddress, found: Sequence[IPAddress]) -> None:
     if pool.closed:
         raise Verdict(pool.closed, f"{address} lies in the pool {pool.name}, which is not served here: see its status")
     if book.reserved.get(address) == request.owner:
@@ -147,8 +147,7 @@ def _check_pool(book: Book, request: Request, pool: Pool, address: IPAddress) ->
             "pool-not-allowed",
             f"{address} lies in the pool {pool.name}, whose serviceAllocation is for other namespaces or Services",
         )
-    at_home = any(tenant.namespace == request.namespace for tenant in book.tenants(address))
-    if not at_home and _used_up(book, request, pool, 1):
+    if not _at_home(book, request, address) and _used_up(book, request, pool, 1 + _more(book, request, pool, found)):
         raise Verdict("namespace-quota", _quota(book, request, pool))
 
 
@@ -169,11 +168,11 @@ def _any(
         return {}
     near = {book.pool_of(address) for address in has.values()}
     pools = sorted(_candidates(book, request), key=lambda pool: pool.name not in near)
-    if len(missing) > 1 and (found := _first(book, request, pools, missing)):
+    if len(missing) > 1 and (found := _first(book, request, pools, missing, has)):
         return found
     found = {}
     for wanted in missing:
-        more = _first(book, request, pools, [wanted], found)
+        more = _first(book, request, pools, [wanted], has | found)
         if not (more or enough):
             raise _summary(book, request, pools, [wanted])
         found |= more
@@ -187,18 +186,17 @@ def _first(
     request: Request,
     pools: Iterable[Pool],
     missing: Sequence[Family],
-    promised: Mapping[Family, IPAddress] | None = None,
+    has: Mapping[Family, IPAddress],
 ) -> dict[Family, IPAddress]:
     """An address of each of these families, from the first pool that has them; empty if none does.
 
-    `promised` are found already and count towards the quota.
+    What it `has`, or found already, counts towards the quota.
     """
     for pool in pools:
         if not request.key and any(book.full(pool, wanted) for wanted in missing):
             continue
-        more = sum(book.pool_of(address) == pool.name for address in (promised or {}).values())
         try:
-            return _from(book, request, pool, missing, more)
+            return _from(book, request, pool, missing, _more(book, request, pool, has.values()))
         except Verdict:
             continue
     return {}
@@ -279,6 +277,16 @@ def _used_up(book: Book, request: Request, pool: Pool, more: int) -> bool:
         return False
     leaves = sum(_leaves(book, request, pool, address) for address in book.rightful(request))
     return book.used_by(pool.name, request.namespace) - leaves + more > pool.max_per_namespace
+
+
+def _more(book: Book, request: Request, pool: Pool, found: Iterable[IPAddress]) -> int:
+    """How many addresses of the pool its namespace would have more with these."""
+    return sum(book.pool_of(address) == pool.name and not _at_home(book, request, address) for address in found)
+
+
+def _at_home(book: Book, request: Request, address: IPAddress) -> bool:
+    """Does somebody of its namespace have the address?"""
+    return any(tenant.namespace == request.namespace for tenant in book.tenants(address))
 
 
 def _leaves(book: Book, request: Request, pool: Pool, address: IPAddress) -> bool:

@@ -412,3 +412,10 @@ def test_an_older_holder_that_appears_frees_a_place_in_a_namespaces_quota_for_wh
 def test_a_moving_services_old_place_in_the_quota_does_not_keep_it_from_moving() -> None:
     few = pool("a", "10.0.0.0/24", max_per_namespace=1)
     assert answer([few], asks("x", held=ips("10.0.0.1"), addresses=ips("10.0.0.2"))).addresses == ips("10.0.0.2")
+
+
+@pytest.mark.parametrize("wishes", [("10.0.0.1",), ("10.0.0.1", "fd00::1")])
+def test_addresses_asked_for_of_both_families_count_together_for_a_namespaces_quota(wishes: tuple[str, ...]) -> None:
+    few = pool("a", "10.0.0.0/24", "fd00::/120", max_per_namespace=1)
+    found = answer([few], asks("x", families=BOTH, required=True, addresses=ips(*wishes)))
+    assert (found.addresses, refused(found)[0]) == ((), "namespace-quota")

@@ -218,6 +218,21 @@ def test_what_is_new_is_free_of_everybody_elses(world: World) -> None:
             assert book.pool_of(address)
 
 
+@settings(max_examples=100)
+@given(worlds())
+def test_what_is_new_and_not_reserved_lies_within_the_namespaces_quota(world: World) -> None:
+    book = book_of(world)
+    asks = {request.owner: request for request in world.requests}
+    found = allocate(book, None, NOW)
+    for owner, outcome in found.items():
+        for address in set(outcome.addresses) - set(asks[owner].held) - book.reserved.keys():
+            pool = book.by_name[book.pool_of(address)]
+            most = pool.max_per_namespace or len(V4) + len(V6)
+            used = {a for o, other in found.items() if asks[o].namespace == asks[owner].namespace
+                    for a in other.addresses if book.pool_of(a) == pool.name and a not in book.reserved}  # fmt: skip
+            assert len(used) <= most
+
+
 @settings(max_examples=60)
 @given(worlds())
 def test_nobody_is_without_what_it_asks_for_and_without_a_reason(world: World) -> None:
