@@ -18,8 +18,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
-from lbctl.model import SHARED, Note, Owner, Ref, Refusal
+from lbctl.model import SHARED, Key, Note, Owner, Ref, Refusal, refs, resolve
 from lbctl.plan import Change, FieldDiff, Plan
 
 FORMAT_VERSION = "1"
@@ -32,6 +33,9 @@ COMMENT_LIMIT = 65_000
 
 ANNOTATIONS = 10
 """How many annotations of a level GitHub shows for one step."""
+
+_UNKNOWN = re.compile(rf"{re.escape(UNKNOWN)}( \d+)?")
+"""What a preview puts in the place of a text that nobody knows yet; numbered where there are several."""
 
 _LONGEST = 240
 _Entries = list[tuple[str, Change]]
@@ -63,8 +67,8 @@ class Preview(msgspec.Struct, frozen=True):
         return "Preview" if self.offline else "Plan"
 
     def changes(self) -> _Entries:
-        """Every step with its provider, in the plans' order."""
-        return [(name, change) for name, plan in sorted(self.plans.items()) for change in plan.changes]
+        """Every step with its provider, in the plans' order; see `steps`."""
+        return [(name, change) for name, plan in sorted(self.plans.items()) for change in steps(plan)]
 
     def pending(self) -> _Entries:
         return [(name, change) for name, plan in sorted(self.plans.items()) for change in plan.pending]
@@ -99,6 +103,20 @@ class Preview(msgspec.Struct, frozen=True):
         """What all these plans would do, as a SHA-256 in hex. Equal for equal plans, whenever they were made."""
         parts = "".join(f"{name}={plan.digest}\n" for name, plan in sorted(self.plans.items()))
         return hashlib.sha256(parts.encode()).hexdigest()
+
+
+def steps(plan: Plan) -> tuple[Change, ...]:
+    """The plan's changes, with what they refer to filled in where it is known before it is made: an address that is
+    allocated already (bare metal)."""
+    made = {c.key: c.after.outputs for c in plan.changes if c.action == "create" and c.after and c.after.outputs}
+    return tuple(_filled(change, made) for change in plan.changes) if made else plan.changes
+
+
+def _filled(change: Change, made: Mapping[Key, Mapping[str, Any]]) -> Change:
+    if change.after is None or not any(ref.key in made for diff in change.diffs for ref in refs(diff.after)):
+        return change
+    after = replace(change.after, fields=resolve(dict(change.after.fields), made))
+    return replace(change, after=after, updates=tuple(replace(d, after=resolve(d.after, made)) for d in change.updates))
 
 
 # ── escaping ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -166,7 +184,7 @@ def value(of: Any, field: str = "") -> str:
         return f"[{', '.join(value(item, field) for item in of)}]"
     if isinstance(of, Mapping):
         return f"{{{', '.join(f'{key}: {value(item, str(key))}' for key, item in of.items())}}}"
-    return f'"{of}"' if isinstance(of, str) else str(of)
+    return f'"{of}"' if isinstance(of, str) and not _UNKNOWN.fullmatch(of) else str(of)
 
 
 def _short(text: str) -> str:

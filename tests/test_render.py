@@ -14,6 +14,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from lbctl import render
 from lbctl.cli import output
@@ -203,12 +204,26 @@ def test_an_annotation_escapes_what_ends_its_parts() -> None:
     (None, "name", "none"),
     (None, "node_port", render.UNKNOWN),
     (Ref("a", "b", "c"), "x", render.UNKNOWN),
+    (render.UNKNOWN, "x", render.UNKNOWN),
+    ({"a": f"{render.UNKNOWN} 2"}, "x", f"{{a: {render.UNKNOWN} 2}}"),
+    (f'{render.UNKNOWN}, "b"', "x", f'"{render.UNKNOWN}, "b""'),
     (True, "x", "true"),
     (("a", 1), "x", '["a", 1]'),
     ({"a": {"b": None}}, "x", "{a: {b: none}}"),
 ])  # fmt: skip
 def test_values_are_said_on_one_line(value: object, field: str, said: str) -> None:
     assert render.value(value, field) == said
+
+
+def test_an_output_that_is_known_before_its_resource_is_made_is_shown() -> None:
+    made = create("address", "web", address="192.0.2.7")
+    assert made.after
+    made = replace(made, after=replace(made.after, outputs={"ip": "192.0.2.7"}))
+    ingress = ({"ip": Ref("address", "web", "ip")},)
+    said = update("status", "web", FieldDiff("ingress", (), ingress))
+    preview = render.Preview({"l2": Plan((made, said, create("status", "other", ingress=ingress)))})
+    assert render.text(preview).count('[{ip: "192.0.2.7"}]') == 2
+    assert render.UNKNOWN not in render.markdown(preview) + json.dumps(render.data(preview))
 
 
 def test_a_long_value_is_cut_with_a_count() -> None:

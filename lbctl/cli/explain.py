@@ -15,6 +15,7 @@ from lbctl.render import (
     explanation_data,
     explanation_markdown,
     explanation_text,
+    steps,
 )
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def _explanation(session: "Session", given: "Inputs", owner: "Owner") -> Explana
     )
     if plan is None:
         return replace(bare, verdict=f"it could not be planned: {problem}", walk=walk)
-    mine = [[c for c in steps if c.owner == owner] for steps in (plan.changes, plan.pending, plan.frozen)]
+    mine = [[c for c in held if c.owner == owner] for held in (steps(plan), plan.pending, plan.frozen)]
     refusal = next((refusal for refusal in plan.refused if refusal.owner == owner), None)
     return replace(
         bare, verdict=_verdict(service, refusal is not None, bool(mine[0])),
