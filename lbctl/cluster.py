@@ -95,6 +95,10 @@ class Kubernetes(Protocol):
         """A merge patch (RFC 7386). With `metadata.resourceVersion` in the body it may be a `Conflict`."""
         ...
 
+    def delete(self, watch: Watch, seen: Object) -> None:
+        """Delete an object as it was seen. One that was written since, or made anew, stays: that is a `Conflict`."""
+        ...
+
     def event(self, owner: Owner, kind: Literal["Normal", "Warning"], reason: str, message: str) -> None:
         """An Event on a Service. Never blocks, never fails."""
         ...
@@ -133,6 +137,9 @@ class NoKubernetes:
         self, watch: Watch, name: str, body: Mapping[str, Any], namespace: str = "", subresource: str = ""
     ) -> Object:
         raise LookupError(f"there is no cluster that has {watch.plural}/{name}")
+
+    def delete(self, watch: Watch, seen: Object) -> None:
+        raise LookupError(f"there is no cluster that has {watch.plural}/{seen.name}")
 
     def event(self, owner: Owner, kind: Literal["Normal", "Warning"], reason: str, message: str) -> None:
         """Nobody listens."""

@@ -108,6 +108,10 @@ class Access:
         path = _resource(watch).path(namespace, name, subresource)
         return self._answer(self._writer().request("PATCH", path, body, MERGE))
 
+    def delete(self, watch: Watch, seen: Object) -> None:
+        body = {"preconditions": {"uid": seen.uid, "resourceVersion": seen.version}}
+        self._writer().request("DELETE", _resource(watch).path(seen.namespace, seen.name), body)
+
     def event(self, owner: Owner, kind: Literal["Normal", "Warning"], reason: str, message: str) -> None:
         service = self._stores.services.get(owner)
         if service is not None:

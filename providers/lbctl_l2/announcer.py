@@ -58,7 +58,7 @@ class Announcer:
         self._others = Neighbours(kubernetes, chosen, world, plane, self._look_again, self._tidings.facts)
         self._keeper = Keeper(
             leases.Lease(kubernetes, self._me, harness.now), self._others.observed, self._tidings, file, world,
-            moves=self._moves, check=self._check, look=self._look_around,
+            moves=self._moves, check=self._check, look=self._look_around, tidy=self._tidy,
         )  # fmt: skip
 
     # -- the one path ------------------------------------------------------------------------------------------
@@ -233,6 +233,9 @@ class Announcer:
         # In this order: what was elected is never newer than the pools it is judged by.
         addresses = sorted(self._elected, key=str)
         self._tidings.look_for_problems(addresses, self._others.surroundings(self._pool_of))
+
+    def _tidy(self) -> None:
+        self._others.tidy(self._members())
 
     def _look_at_exclusions(self) -> None:
         """Others see what follows from another list by the links in our Lease."""

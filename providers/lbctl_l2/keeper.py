@@ -35,6 +35,7 @@ class Keeper:
     moves    one round towards balance: what of it is ours to give
     check    called before each renewal: what is wrong here?
     look     called at every turn: has anybody fallen silent?
+    tidy     called after each renewal: is there anything left of nodes that are gone?
     """
 
     def __init__(
@@ -48,9 +49,10 @@ class Keeper:
         moves: Callable[[], Sequence[Move]],
         check: Callable[[], None],
         look: Callable[[], None],
+        tidy: Callable[[], None],
     ) -> None:
         self._lease, self._observed, self._tidings, self._file, self._world = lease, observed, tidings, file, world
-        self._moves, self._check, self._look = moves, check, look
+        self._moves, self._check, self._look, self._tidy = moves, check, look, tidy
         self._wake = threading.Event()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="lease-keeper", daemon=True)
@@ -136,6 +138,7 @@ class Keeper:
             log.info("the Lease is renewed again")
         self._failing, self._said, self._due = False, annotations, now + leases.RENEWED
         self._observed.reached(self._world.monotonic())
+        self._tidy()
 
     def _annotations(self) -> Mapping[str, str]:
         return self._tidings.annotations({address: heir for address, (heir, _) in self._gives.items()})

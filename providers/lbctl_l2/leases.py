@@ -35,7 +35,8 @@ LASTS = 40
 RENEWED = 10.0
 """Seconds between two renewals."""
 FORGOTTEN = 600.0
-"""Seconds after which a silent speaker is off the roll, though its Lease is still there."""
+"""Seconds after which a silent speaker is off the roll, though its Lease is still there. If its node has left the
+cluster, the Lease is deleted then."""
 
 MOST = 150_000
 """Bytes of one annotation, at most: the API server takes 256 KiB for all of them together."""
@@ -189,6 +190,16 @@ def fresh(said: Said, now: datetime) -> bool:
 
 
 # ── who lives ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def abandoned(lease: Object, kept: frozenset[str], observed: "Observed") -> bool:
+    """Whether it is the Lease of a node that has left the cluster, and nobody renewed it for long.
+
+    `kept`: the names of the Leases of nodes that are there. What no speaker wrote is none of our business.
+    """
+    if lease.name in kept or lease.deleting or (said := decode(lease)) is None:
+        return False
+    return lease.name == name(said.facts.node) and observed.age(said.facts.node) >= FORGOTTEN
 
 
 class Observed:

@@ -4,21 +4,28 @@
 of their renewals ourselves, and by what the data plane hears on the wire.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Iterable
 
 import msgspec
 
 from lbctl.cluster import Kubernetes, Object
+from lbctl.errors import LbctlError
 from lbctl.model import IPAddress
 from lbctl_l2 import leases, members
 from lbctl_l2.checks import Surroundings
-from lbctl_l2.election import Claim, Member, NodeLink
+from lbctl_l2.election import Claim, Member, NodeLink, preference
 from lbctl_l2.leases import Facts, Said
 from lbctl_l2.members import Alive
 from lbctl_l2.options import Options
 from lbctl_l2.values import Peer
 from lbctl_l2.world import Plane, World, surroundings
+
+log = logging.getLogger(__name__)
+
+FEW = 3
+"""Leases of parted nodes that one look deletes, at most."""
 
 
 class Neighbours:
@@ -41,6 +48,7 @@ class Neighbours:
         self._news, self._mine = news, mine
         self._lock = threading.Lock()
         self._leases: dict[str, Object] = {}
+        self._tidies_after = float("-inf")
         self.observed = leases.Observed()
 
     def start(self) -> None:
@@ -61,6 +69,37 @@ class Neighbours:
         """What is where this node is, the addresses of all nodes too."""
         nodes = frozenset(address for node in self._kubernetes.nodes() for address in node.addresses)
         return surroundings(self._world, self._options, nodes, pool_of)
+
+    def tidy(self, roll: Iterable[Member]) -> None:
+        """Delete a few Leases of nodes that have left the cluster: each falls to one of the speakers that live.
+
+        A node that comes back meanwhile has renewed its Lease, so that it is another version, which stays.
+        """
+        now = self._world.monotonic()
+        living = tuple(sorted(member.name for member in roll if member.speaks and member.alive))
+        nodes = frozenset(node.name for node in self._kubernetes.nodes())
+        if now < self._tidies_after or self._options.node not in nodes.intersection(living):
+            return
+        with self._lock:
+            found = sorted(self._leases.values(), key=lambda lease: lease.name)
+        kept = frozenset(map(leases.name, nodes))
+        old = (lease for lease in found if leases.abandoned(lease, kept, self.observed))
+        mine = [lease for lease in old if preference(lease.name, living)[0] == self._options.node]
+        try:
+            for lease in mine[:FEW]:
+                self._delete(lease)
+        except LbctlError as error:
+            self._tidies_after = now + leases.FORGOTTEN
+            log.warning("Leases of nodes that are gone cannot be deleted", extra={"error": str(error)})
+
+    def _delete(self, lease: Object) -> None:
+        try:
+            self._kubernetes.delete(leases.watch(self._kubernetes.home), lease)
+        except LbctlError as error:
+            if error.reason not in ("NotFound", "Conflict"):
+                raise
+            return
+        log.info("deleted the Lease of a node that is gone", extra={"lease": lease.name})
 
     def _said(self) -> dict[str, Said]:
         with self._lock:
@@ -85,16 +124,22 @@ class Neighbours:
         return judge
 
     def _lease_changed(self, before: Object | None, now: Object | None) -> None:
-        """A renewal is no news, what else it says is."""
-        with self._lock:
-            if now is not None:
-                self._leases[now.name] = now
-            elif before is not None:
-                self._leases.pop(before.name, None)
-        for node in members.said([lease for lease in (now or before,) if lease is not None]):
-            if now is None:
-                self.observed.forget(node)
-            else:
-                self.observed.note(node, now.version, self._world.monotonic())
+        """A renewal is no news, what else it says is. A Lease that is known has been observed."""
+        if now is not None:
+            self._keep(now)
+        elif before is not None:
+            self._drop(before)
         if leases.is_news(before, now):
             self._news()
+
+    def _keep(self, lease: Object) -> None:
+        for node in members.said([lease]):
+            self.observed.note(node, lease.version, self._world.monotonic())
+        with self._lock:
+            self._leases[lease.name] = lease
+
+    def _drop(self, lease: Object) -> None:
+        with self._lock:
+            self._leases.pop(lease.name, None)
+        for node in members.said([lease]):
+            self.observed.forget(node)

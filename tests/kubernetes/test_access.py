@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from msgspec.structs import replace
 
 from lbctl.cluster import Watch
 from lbctl.daemon import Cluster
@@ -59,6 +60,19 @@ def test_a_patch_from_an_old_version_is_a_conflict_and_a_second_create_too(kube,
         with pytest.raises(LbctlError) as error:
             write()
         assert error.value.reason in ("Conflict", "AlreadyExists")
+
+
+def test_an_object_is_deleted_as_it_was_seen_and_stays_if_it_was_written_since(kube, access):
+    made = access.create(config_maps(kube), body(), kube.namespace)
+    now = access.patch(config_maps(kube), "a", {"data": {"k": "v"}}, kube.namespace)
+    for seen in (made, replace(now, uid="of-another-life")):
+        with pytest.raises(LbctlError) as error:
+            access.delete(config_maps(kube), seen)
+        assert error.value.reason == "Conflict"
+    access.delete(config_maps(kube), now)
+    with pytest.raises(LbctlError) as error:
+        access.delete(config_maps(kube), now)
+    assert error.value.reason == "NotFound"
 
 
 def test_every_service_that_may_hold_an_address_is_told_whoever_serves_it(kube, access):

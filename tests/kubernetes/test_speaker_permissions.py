@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from lbctl.daemon import Cluster, Desk, Options, utcnow
-from lbctl.kube.client import JSON, Client, Forbidden
+from lbctl.kube.client import JSON, Client, Forbidden, NotFound
 from lbctl.kube.events import Recorder
 from lbctl.policy import Limits, Policy
 from lbctl.provider import Harness, Plugin
@@ -77,9 +77,28 @@ def announced(kube, node: str) -> None:
     kube.post(f"/apis/discovery.k8s.io/v1/namespaces/{kube.namespace}/endpointslices", body)
 
 
+def left_behind(kube, node: str) -> str:
+    """The Lease of a node that is gone: its path."""
+    said = leases.encode(leases.Facts(node), {})
+    metadata = {"name": leases.name(node), "labels": leases.LABELS, "annotations": said}
+    path = f"/apis/coordination.k8s.io/v1/namespaces/{kube.namespace}/leases"
+    kube.post(path, {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata})
+    return f"{path}/{leases.name(node)}"
+
+
+def is_there(kube, path: str) -> bool:
+    try:
+        return bool(kube.client.get(path))
+    except NotFound:
+        return False
+
+
 @pytest.mark.realkube
-def test_a_speakers_whole_life_needs_no_more_than_the_rules(kube, allowed, node, wait):
+def test_a_speakers_whole_life_needs_no_more_than_the_rules(kube, allowed, node, wait, monkeypatch):
+    monkeypatch.setattr(leases, "RENEWED", 0.5)
+    monkeypatch.setattr(leases, "FORGOTTEN", 1.0)
     announced(kube, node)
+    old = left_behind(kube, f"gone-{kube.namespace}")
     wait(lambda: may(allowed, kube))
     settings = {"node-name": node, "state-file": "", "addresses": "192.0.2.96-192.0.2.111", "home": kube.namespace}
     world = World(MemoryPlane, interfaces=lambda: (), routes=frozenset, strict_arp=lambda _name: True, now=time.time)
@@ -98,6 +117,7 @@ def test_a_speakers_whole_life_needs_no_more_than_the_rules(kube, allowed, node,
     try:
         wait(lambda: kube.events("AnnouncingFromNode"))
         wait(lambda: str(VIP) in annotation(kube, path, leases.ANNOUNCING))
+        wait(lambda: not is_there(kube, old))
     finally:
         desk.stop()
         desk.join()

@@ -165,6 +165,23 @@ def test_age_is_the_time_since_it_was_seen_to_change_by_our_own_clock():
     assert observed.age("stranger") == float("inf")
 
 
+def observed_for(seconds: float) -> Observed:
+    """The node's Lease was seen once, and nobody renewed it for so long."""
+    observed = Observed()
+    observed.reached(0.0)
+    observed.note("node-1", "1", 0.0)
+    for second in range(0, int(seconds) + 1, 10):
+        observed.reached(float(second))
+    return observed
+
+
+def test_the_lease_of_a_node_that_is_gone_is_abandoned_after_ten_minutes():
+    assert leases.abandoned(written(), frozenset(), observed_for(600))
+    assert not leases.abandoned(written(), frozenset(), observed_for(590))
+    assert not leases.abandoned(written(), frozenset({"lbctl-speaker-node-1"}), observed_for(600))
+    assert leases.abandoned(written(holderIdentity=""), frozenset(), observed_for(600))
+
+
 def test_while_we_reach_no_api_server_ourselves_nobody_ages():
     observed = Observed()
     observed.reached(0.0)

@@ -368,6 +368,49 @@ def test_since_comes_after_what_the_one_before_said_whatever_the_clocks_say(kube
     assert eventually(lambda: house.lease().announcing.get(VIP, 0) == ahead + 1)
 
 
+def lease_names(house: House) -> set[str]:
+    return {item["metadata"]["name"].removeprefix(leases.PREFIX) for item in house.api(LEASES)["items"]}
+
+
+def parted(kube, node: str, **changes: Any) -> None:
+    """The Lease of a node's speaker that nobody renews."""
+    metadata = {"name": leases.name(node), "namespace": HOME, "labels": leases.LABELS}
+    metadata |= {"annotations": leases.encode(Facts(node), {}), **changes}
+    kube.seed([{"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": {}}])
+
+
+def test_leases_of_nodes_that_left_the_cluster_are_deleted_a_few_at_a_time(kube, make_house, monkeypatch):
+    monkeypatch.setattr(leases, "RENEWED", 0.2)
+    monkeypatch.setattr(leases, "FORGOTTEN", 0.5)
+    for number in range(2, 9):
+        parted(kube, f"node-{number}")
+    house = make_house().join()
+    eventually(lambda: len(lease_names(house)) in (4, 5))
+    assert eventually(lambda: lease_names(house) == {"node-1", "node-2", "node-3"})
+    assert stays(lambda: len(lease_names(house)) == 3)
+
+
+def test_two_speakers_share_the_leases_of_parted_nodes_out(kube, make_house, monkeypatch):
+    monkeypatch.setattr(leases, "RENEWED", 0.2)
+    houses = [make_house("node-1").join(), make_house("node-2").join()]
+    eventually(lambda: {"node-1", "node-2"} <= lease_names(houses[0]))
+    monkeypatch.setattr(leases, "FORGOTTEN", 0.5)
+    for number in range(4, 12):
+        parted(kube, f"node-{number}")
+    assert eventually(lambda: lease_names(houses[0]) == {"node-1", "node-2"}, 20)
+
+
+def test_what_only_looks_like_the_lease_of_a_parted_node_stays(kube, make_house, monkeypatch):
+    monkeypatch.setattr(leases, "RENEWED", 0.2)
+    monkeypatch.setattr(leases, "FORGOTTEN", 0.5)
+    parted(kube, "node-7", name="lbctl-speaker-renamed")
+    parted(kube, "node-8", annotations={leases.SPEAKER: "of another version"})
+    parted(kube, "node-9")
+    house = make_house().join()
+    assert eventually(lambda: lease_names(house) == {"node-1", "renamed", "node-8"})
+    assert stays(lambda: len(lease_names(house)) == 3)
+
+
 # ── its life ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
