@@ -132,8 +132,7 @@ def _findings(session: "Session", *, reach: bool) -> Iterator[Finding]:
             yield from _guarded("permissions", lambda name=name, w=watches: _reads(client, name, w))  # type: ignore[misc]
         ways = Paths(session, given)
         for name in ways.names:
-            yield from _nodes(session.installed.get(name), name, ways.sources[name].nodes())
-            yield from _guarded(name, lambda name=name: _provider(ways, name))  # type: ignore[misc]
+            yield from _guarded(name, lambda name=name: _provider(ways, session.plugin(name)))  # type: ignore[misc]
             yield from _guarded(name, lambda name=name: _insight(session, name))  # type: ignore[misc]
         ways.close()
         if reach:
@@ -286,26 +285,28 @@ def _claims(session: "Session", given: "Inputs") -> Iterator[Finding]:
                               f"pip install 'lbctl[{name}]', and add {name} to providers")  # fmt: skip
 
 
-def _nodes(plugin: "Plugin | None", provider: str, nodes: "tuple[Node, ...]") -> Iterator[Finding]:
+def _nodes(plugin: "Plugin", nodes: "tuple[Node, ...]") -> Iterator[Finding]:
     if not nodes:
         yield Finding("error", "nodes", "no node may receive traffic",
                       "kubectl get nodes --show-labels: look for exclude-from-external-load-balancers")  # fmt: skip
         return
     bare = [node.name for node in nodes if not node.provider_id]
-    if bare and plugin is not None and plugin.needs_provider_ids:
+    if bare and plugin.needs_provider_ids:
         said = f"{len(bare)} of {len(nodes)} have no providerID, {bare[0]} among them"
-        fix = f"{provider} finds instances by it: run the cloud's node controller, or set kubelet's --provider-id"
+        fix = f"{plugin.name} finds instances by it: run the cloud's node controller, or set kubelet's --provider-id"
         yield Finding("warning", "nodes", said, fix)
     else:
-        yield Finding("ok", "nodes", f"{len(nodes)} may receive traffic from {provider}")
+        yield Finding("ok", "nodes", f"{len(nodes)} may receive traffic from {plugin.name}")
 
 
 # ── providers ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _provider(ways: "Paths", name: str) -> Iterator[Finding]:
-    """A fresh look at the cloud, and a trial of what it would do for an ordinary Service."""
+def _provider(ways: "Paths", plugin: "Plugin") -> Iterator[Finding]:
+    """Its nodes, a fresh look at the cloud, and a trial of what it would do for an ordinary Service."""
+    name = plugin.name
     way = ways.paths[name]
+    yield from _nodes(plugin, ways.sources[name].nodes())
     if way.reconciler is None:
         raise way.problem or LbctlError(f"{name} cannot be used")
     plan = way.reconciler.plan()

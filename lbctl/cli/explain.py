@@ -8,7 +8,7 @@ import click
 from msgspec.structs import replace
 
 from lbctl.cli import codes, options, output
-from lbctl.errors import LbctlError
+from lbctl.errors import LbctlError, SettingsError
 from lbctl.render import (
     Explanation,
     Step,
@@ -69,14 +69,18 @@ def _explanation(session: "Session", given: "Inputs", owner: "Owner") -> Explana
     plan, load_balancer, problem = _planned(session, given, owner, provider)
     slices = given.stores.slices.by("service", owner)
     known = given.cluster is not None
+    plugin = session.installed.get(provider)
+    ports = plugin is None or plugin.needs_node_ports
     walk = (
-        *_walk(service, slices, load_balancer, plan.notes if plan else (), known=known),
+        *_walk(service, slices, load_balancer, plan.notes if plan else (), known=known, ports=ports),
         *(_seen(session, provider, load_balancer) if known and load_balancer is not None else ()),
     )
     if plan is None:
-        return replace(bare, verdict=f"it could not be planned: {problem}", walk=walk)
+        return replace(bare, verdict=f"it cannot be planned here: {problem}", walk=walk)
     mine = [[c for c in held if c.owner == owner] for held in (steps(plan), plan.pending, plan.frozen)]
     refusal = next((refusal for refusal in plan.refused if refusal.owner == owner), None)
+    if refusal is not None and refusal.reason == SettingsError.reason:
+        return replace(bare, verdict=f"it cannot be planned here: {refusal.message}", refusal=refusal, walk=walk)
     return replace(
         bare, verdict=_verdict(service, refusal is not None, bool(mine[0])),
         refusal=refusal, notes=tuple(note for note in plan.notes if note.owner == owner),
@@ -116,7 +120,7 @@ def _planned(
         way = ways.paths[provider]
         load_balancer = ways.sources[provider].read(owner)
         if way.reconciler is None:
-            return None, load_balancer, str(way.problem)
+            return None, load_balancer, way.problem.message if way.problem else f"{provider} cannot be used"
         return way.reconciler.plan(frozenset({owner, SHARED})), load_balancer, ""
     except LbctlError as error:
         return None, ways.sources[provider].read(owner), f"{error.reason}: {error.message}"
@@ -136,7 +140,15 @@ def _verdict(service: "Service", refused: bool, changes: bool) -> str:
 
 def _conditions(service: "Service") -> tuple[tuple[str, str, str, str], ...]:
     found = (c for c in service.status.conditions or () if c.type.startswith("lbctl.io/"))
-    return tuple((c.type, c.status, c.reason, c.message) for c in found)
+    return tuple((c.type, c.status, c.reason, _told(service, c.message)) for c in found)
+
+
+def _told(service: "Service", message: str) -> str:
+    """A condition's message, without the hint to look here."""
+    from lbctl.kube import read
+    from lbctl.kube.status import look
+
+    return message.removesuffix(look(read.owner(service)))
 
 
 # ── the way of a packet ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -149,11 +161,14 @@ def _walk(
     notes: "Sequence[Note]",
     *,
     known: bool,
+    ports: bool,
 ) -> Iterator[Step]:
-    """Address → health → NodePort → targetPort → ready pods → selector, as far as this input knows."""
+    """Address → health → NodePort (where they are on the way) → nodes → targetPort → ready pods → selector."""
     yield _address(service)
     yield _health(service, load_balancer, notes)
-    yield from _node_ports(service, load_balancer.nodes if load_balancer else ())
+    if ports:
+        yield _node_ports(service)
+    yield _nodes(load_balancer.nodes if load_balancer else ())
     yield _target_ports(service)
     yield _pods(service, slices, load_balancer) if known else Step("ready pods", "not known: files say nothing of pods")
     yield _selector(service)
@@ -188,17 +203,20 @@ def _health(service: "Service", load_balancer: "LoadBalancer | None", notes: "Se
     told = service.conditions.get(SERVING)
     if told is None:
         return Step("target health", "nothing is known of it", None, command)
-    return Step("target health", f"{told.reason}: {told.message}", told.status == "True", command)
+    return Step("target health", f"{told.reason}: {_told(service, told.message)}", told.status == "True", command)
 
 
-def _node_ports(service: "Service", nodes: "Sequence[Node]") -> Iterator[Step]:
+def _node_ports(service: "Service") -> Step:
     ports = service.spec.ports or ()
     said = ", ".join(f"{p.port}/{p.protocol or 'TCP'} → {p.node_port or '(known after apply)'}" for p in ports)
     command = _kubectl(service, "get", "service", service.metadata.name, "-o", "wide")
-    yield Step("NodePorts", said or "none", bool(ports) and all(p.node_port for p in ports), command)
+    return Step("NodePorts", said or "none", bool(ports) and all(p.node_port for p in ports), command)
+
+
+def _nodes(nodes: "Sequence[Node]") -> Step:
     names = ", ".join(node.name for node in nodes[:5]) + (f" and {len(nodes) - 5} more" if len(nodes) > 5 else "")
-    yield Step("nodes", f"{len(nodes)} may receive traffic: {names}" if nodes else "no node may receive traffic",
-               bool(nodes), "kubectl get nodes -o wide")  # fmt: skip
+    return Step("nodes", f"{len(nodes)} may receive traffic: {names}" if nodes else "no node may receive traffic",
+                bool(nodes), "kubectl get nodes -o wide")  # fmt: skip
 
 
 def _target_ports(service: "Service") -> Step:

@@ -349,14 +349,19 @@ def _kept_serving(current: Current, pure: Said | None) -> Said | None:
     return old if provider_said and (pure is None or pure[0] == "True") else pure
 
 
+def look(owner: Owner) -> str:
+    """The end of a condition's message where one Service has to be looked at. `lbctl explain` itself leaves it out."""
+    return f": run lbctl explain {owner}"
+
+
 def _serving(lb: LoadBalancer, nodes: frozenset[str], notes: Sequence[Note]) -> Said | None:
     """Does the address lead anywhere? None where the endpoints are unknown and no provider's note says more."""
     if not lb.nodes:
         return _said("False", "no-nodes", "no node may receive traffic: see kubectl get nodes")
     if lb.endpoints is not None and not lb.endpoints.ready:
-        return _said("False", "no-endpoints", f"no pod behind it is ready: run lbctl explain {lb.owner}")
+        return _said("False", "no-endpoints", f"no pod behind it is ready{look(lb.owner)}")
     if lb.endpoints is not None and lb.external_traffic_policy == "Local" and not lb.endpoints.nodes & nodes:
-        message = f"externalTrafficPolicy is Local, and no eligible node has a ready pod: run lbctl explain {lb.owner}"
+        message = f"externalTrafficPolicy is Local, and no eligible node has a ready pod{look(lb.owner)}"
         return _said("False", "no-local-endpoints", message)
     noted = _noted(notes, SERVING, "False")
     if noted is not None or lb.endpoints is None:

@@ -175,6 +175,33 @@ def test_explain_without_such_a_service_is_1(lbctl, world) -> None:
     assert (ran.code, "there is no Service default/nobody" in ran.err) == (codes.ERROR, True)
 
 
+def test_explain_does_not_send_to_itself(lbctl, world) -> None:
+    world.put()
+    lbctl("apply")
+    assert "run lbctl explain" in world.client.get("/api/v1/namespaces/default/services/web").decode()
+    said = lbctl("explain", "web").out
+    assert "no-endpoints: no pod behind it is ready\n" in said
+    assert "lbctl explain" not in said
+
+
+def test_explain_has_no_node_ports_where_the_nodes_have_the_address(lbctl, world) -> None:
+    world.put(loadBalancerClass="lbctl.io/l2", allocateLoadBalancerNodePorts=False)
+    said = lbctl("explain", "web", *BARE_METAL).out
+    assert "NodePorts" not in said
+    assert "3. ok nodes: 3 may receive traffic" in said
+
+
+@pytest.mark.parametrize(("name", "missing"), [
+    ("nobodys", "no provider 'nobodys' is installed"), ("aws", "the AWS vpc-id is not known: give --aws-vpc-id"),
+])  # fmt: skip
+def test_explain_and_doctor_say_what_a_provider_lacks_and_promise_no_change(lbctl, world, name, missing: str) -> None:
+    world.put(loadBalancerClass=f"lbctl.io/{name}")
+    said = lbctl("explain", "web", "--provider", "memory").out
+    assert re.match(rf"default/web: it cannot be planned here: .*{missing}", said)
+    assert "Would change" not in said
+    assert "it can be used" not in lbctl("doctor", "--no-reach", "--provider", name).out
+
+
 def test_explain_quotes_what_a_name_could_do_to_a_shell(lbctl, manifest) -> None:
     path = manifest("web")
     path.write_text(path.read_text().replace("ports:", "selector: {app: '$(reboot)'}, ports:"))
@@ -235,7 +262,7 @@ def test_doctor_asks_bare_metal_for_no_instances(lbctl, world) -> None:
 
 def test_doctor_asks_where_instances_are_found_by_provider_ids() -> None:
     cloud = Plugin("cloud", MemoryProvider, needs_provider_ids=True)
-    (found,) = doctor._nodes(cloud, "cloud", (Node("a", provider_id="cloud:///1"), Node("b")))
+    (found,) = doctor._nodes(cloud, (Node("a", provider_id="cloud:///1"), Node("b")))
     assert (found.level, found.finding) == ("warning", "1 of 2 have no providerID, b among them")
 
 
