@@ -14,13 +14,17 @@ were tried and why each did not fit.
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import islice
 
 from lbctl.model import DEGRADED, Family, IPAddress, Note, Owner, Refusal
-from lbctl_l2.book import Book, clash
+from lbctl_l2.book import Book
 from lbctl_l2.pool import Outcome, Pool, Request, family, is_private
 
 TOLD = 8
 """So many pools are named in a refusal; of more, their number."""
+
+ROOMMATES = 16
+"""So many addresses of one sharing key are looked at before a Service gets an address of its own, if there is one."""
 
 REASONS = (
     "pool-exhausted", "namespace-quota", "bgp-not-served", "not-private", "no-family", "pool-not-allowed",
@@ -155,7 +159,7 @@ def _check_taken(book: Book, request: Request, pool: Pool, address: IPAddress) -
     other = book.foreign(address, request.owner)
     if other is not None:
         raise Verdict("address-in-use", f"{address} is in spec.externalIPs or the status of {other}")
-    if (found := clash(request, book.tenants(address), pool)) is not None:
+    if (found := book.clash(address, request, pool)) is not None:
         reason, sentence = found
         raise Verdict(reason, f"{address} of the pool {pool.name} cannot be had: {sentence}")
 
@@ -209,23 +213,20 @@ def _from(
     _open(pool, request)
     found: dict[Family, IPAddress] = {}
     for wanted in missing:
-        if wanted not in pool.families:
+        if not book.offers(pool, wanted):
             raise Verdict("no-family", f"has no {wanted} addresses")
-        address = _shared(book, request, pool, wanted)
-        if address is None:
+        shared = _shared(book, request, pool, wanted, ROOMMATES)
+        if shared is None:
             more += 1
-            if _used_up(book, request, pool, more):
-                raise Verdict("namespace-quota", _quota(book, request, pool))
-            address = _own(book, request, pool, wanted)
-        found[wanted] = address
+        found[wanted] = shared or _own(book, request, pool, wanted, more)
     return found
 
 
-def _shared(book: Book, request: Request, pool: Pool, wanted: Family) -> IPAddress | None:
-    """An address that it may share with those who have it."""
+def _shared(book: Book, request: Request, pool: Pool, wanted: Family, most: int | None = None) -> IPAddress | None:
+    """An address that it may share with those who have it; of the first so many."""
     if not request.key:
         return None
-    for address in book.roommates(pool, wanted, request):
+    for address in islice(book.roommates(pool, wanted, request), most):
         try:
             _check(book, request, address)
         except Verdict:
@@ -234,8 +235,20 @@ def _shared(book: Book, request: Request, pool: Pool, wanted: Family) -> IPAddre
     return None
 
 
-def _own(book: Book, request: Request, pool: Pool, wanted: Family) -> IPAddress:
-    """The first free address."""
+def _own(book: Book, request: Request, pool: Pool, wanted: Family, more: int) -> IPAddress:
+    """The first free address, with which its namespace has so many more; without one, whatever it may share."""
+    try:
+        return _free(book, request, pool, wanted, more)
+    except Verdict:
+        shared = _shared(book, request, pool, wanted)
+        if shared is None:
+            raise
+        return shared
+
+
+def _free(book: Book, request: Request, pool: Pool, wanted: Family, more: int) -> IPAddress:
+    if _used_up(book, request, pool, more):
+        raise Verdict("namespace-quota", _quota(book, request, pool))
     address = book.free(pool, wanted, private=request.scheme == "internal")
     if address is not None:
         return address
@@ -286,7 +299,7 @@ def _more(book: Book, request: Request, pool: Pool, found: Iterable[IPAddress]) 
 
 def _at_home(book: Book, request: Request, address: IPAddress) -> bool:
     """Does somebody of its namespace have the address?"""
-    return any(tenant.namespace == request.namespace for tenant in book.tenants(address))
+    return request.namespace in book.namespaces(address)
 
 
 def _leaves(book: Book, request: Request, pool: Pool, address: IPAddress) -> bool:
@@ -337,8 +350,8 @@ def _notes(book: Book, request: Request, addresses: Sequence[IPAddress]) -> tupl
     found = []
     for address in addresses:
         place = book.locate(address)
-        strangers = [t.owner for t in book.tenants(address) if t.namespace != request.namespace]
-        if strangers:
+        if not book.namespaces(address) <= {request.namespace}:
+            strangers = [t.owner for t in book.tenants(address) if t.namespace != request.namespace]
             found.append(Note(
                 request.owner, DEGRADED, "shared-across-namespaces",
                 f"{address} is shared with {_listed(sorted(strangers))}: give it another key if that is not meant",

@@ -1,7 +1,8 @@
 """Who holds which address, who claims one, what is free: an index that follows every event.  PURE (it does no I/O).
 
 The provider keeps one and tells it what it reads; `allocation.py` asks it. Whatever the order of the calls, a Book
-equals the one that is made from scratch with the same content (a law). Adding or removing a Service costs O(log n).
+equals the one that is made from scratch with the same content (a law). Adding or removing a Service costs O(log n),
+and one pass over those who share its address.
 
 What follows from the content is worked out late, address by address (`_settle`) and Service by Service (`_look`): a
 change marks what it touches, the next question works those out.
@@ -19,9 +20,6 @@ from lbctl_l2.pool import PRIVATE, Count, Pool, Release, Request, Usage, family,
 from lbctl_l2.ranges import BUGGY, Intervals, Range
 
 Turn = tuple[bool, float, Owner]
-
-ROOMMATES = 16
-"""How many addresses of one sharing key are looked at before a Service gets an address of its own."""
 
 
 class Place:
@@ -80,11 +78,28 @@ class Place:
 
 
 class _Entry(NamedTuple):
-    """What an address counts for at the moment."""
+    """Who has an address at the moment, and what that counts for: kept together, so that however many share it, one
+    more costs little."""
 
-    place: Place | None
-    tenants: tuple[Request, ...]
-    room: tuple[object, ...] | None
+    tenants: tuple[Request, ...] = ()
+    owners: frozenset[Owner] = frozenset()
+    namespaces: frozenset[str] = frozenset()
+    ports: frozenset[tuple[str, int]] = frozenset()
+
+    def admits(self, request: Request) -> bool:
+        """May it move in, by MetalLB's rules? (`clash` says why not.)"""
+        return not self.tenants or (_alike(self.tenants[0], request) and self.ports.isdisjoint(request.ports))
+
+    def joined(self, *more: Request) -> "_Entry":
+        return _Entry(
+            (*self.tenants, *more),
+            self.owners.union(tenant.owner for tenant in more),
+            self.namespaces.union(tenant.namespace for tenant in more),
+            self.ports.union(*(tenant.ports for tenant in more)),
+        )
+
+
+_NOBODY = _Entry()
 
 
 class Book:
@@ -101,7 +116,7 @@ class Book:
         self._released: dict[IPAddress, datetime] = {}
         self._waiting: list[Turn] = []
         self._unseen: set[Owner] = set()
-        self._trial: dict[IPAddress, tuple[Request, ...]] = {}
+        self._trial: set[IPAddress] = set()
         self.set_pools(pools)
 
     # ── what happens ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -112,6 +127,7 @@ class Book:
         self.by_name = {pool.name: pool for pool in self.pools}
         parts = [(pool, part) for pool in self.pools for part in pool.ranges]
         places = [Place(pool, part, rank) for rank, (pool, part) in enumerate(parts)]
+        self._ranked = tuple(places)
         self._places = {
             version: sorted((p for p in places if p.part.version == version), key=lambda p: p.part.first)
             for version in (4, 6)
@@ -122,8 +138,12 @@ class Book:
                 if one.part.overlaps(other.part):
                     raise ValueError(f"pool {one.pool.name} ({one.part}) overlaps {other.pool.name} ({other.part})")
         self._by_pool: dict[tuple[str, Family], list[Place]] = {}
+        self._spare: dict[tuple[str, Family], list[int]] = {}
+        """By rank, the ranges of which not everything is taken."""
         for place in places:
-            self._by_pool.setdefault((place.pool.name, family_of(place.part)), []).append(place)
+            where = (place.pool.name, family_of(place.part))
+            self._by_pool.setdefault(where, []).append(place)
+            self._spare.setdefault(where, []).extend([place.rank] if place.size else ())
         self._index_reservations()
         self._reindex()
 
@@ -244,50 +264,54 @@ class Book:
 
     def _settle(self, address: IPAddress) -> None:
         """Who has the address, and all that is counted by it."""
-        place, before = self.locate(address), self._entries.pop(address, None)
-        keepers = self._keepers(address)
-        tenants = (*keepers, *self._trial.get(address, ()))
-        now = _Entry(place, tenants, _room(place, tenants[0]) if place and tenants else None)
-        for entry, sign in ((before, -1), (now, 1)):
-            if entry is not None and entry.place is not None:
-                self._count(entry, address, sign)
-        if tenants:
-            self._entries[address] = now
-        if place is not None:
-            self._mark(place, address, bool(tenants))
-        if address not in self._trial:
-            self._unseen.update(owner for owner in self._claimants.get(address, ()) if owner in self.requests)
+        before, now = self._entries.get(address, _NOBODY), self._kept(address)
+        self._become(address, before, now)
+        changed = before.owners ^ now.owners
+        self._unseen.update(changed & self._claimants.get(address, set()) & self.requests.keys())
 
-    def _keepers(self, address: IPAddress) -> tuple[Request, ...]:
+    def _kept(self, address: IPAddress) -> _Entry:
         """Who holds it rightfully: the oldest, and whoever may share it with those before.
 
         A pool that is not shared across namespaces any more takes nothing from who shares already.
         """
-        claimants = self._claimants.get(address)
-        if not claimants:
-            return ()
-        kept: tuple[Request, ...] = ()
-        for request in sorted((self.requests[owner] for owner in claimants), key=lambda r: r.turn):
-            if clash(request, kept) is None:
-                kept = (*kept, request)
-        return kept
+        kept: list[Request] = []
+        ports: set[tuple[str, int]] = set()
+        for request in sorted((self.requests[o] for o in self._claimants.get(address, ())), key=lambda r: r.turn):
+            if not kept or (_alike(kept[0], request) and ports.isdisjoint(request.ports)):
+                kept.append(request)
+                ports |= request.ports
+        return _NOBODY.joined(*kept)
 
-    def _count(self, entry: _Entry, address: IPAddress, sign: int) -> None:
-        assert entry.place is not None
-        pool, place = entry.place.pool.name, entry.place
-        if entry.tenants:
-            self._held[pool, family(address)] += sign
-        for namespace in {tenant.namespace for tenant in entry.tenants}:
-            self._quota[pool, namespace] += sign
+    def _become(self, address: IPAddress, before: _Entry, now: _Entry) -> None:
+        """Count what it is now, and no more what it was."""
+        place = self.locate(address)
+        if now.tenants:
+            self._entries[address] = now
+        else:
+            self._entries.pop(address, None)
+        if place is not None:
+            self._count(place, address, before, now)
+            self._mark(place, address, bool(now.tenants))
+
+    def _count(self, place: Place, address: IPAddress, before: _Entry, now: _Entry) -> None:
+        pool = place.pool.name
+        self._held[pool, family(address)] += bool(now.tenants) - bool(before.tenants)
+        self._quota.update((pool, namespace) for namespace in now.namespaces - before.namespaces)
+        self._quota.subtract((pool, namespace) for namespace in before.namespaces - now.namespaces)
         members = self._members.setdefault(pool, Counter())
-        for tenant in entry.tenants:
-            members[tenant.owner] += sign
-            if not members[tenant.owner]:
-                del members[tenant.owner]
-        if entry.room is not None:
-            self._enter(entry.room, (place.rank, place.number(address)), sign)
+        members.update(now.owners - before.owners)
+        for owner in before.owners - now.owners:
+            members[owner] -= 1
+            if not members[owner]:
+                del members[owner]
+        left, entered = _room(place, before), _room(place, now)
+        if left != entered:
+            self._enter(left, (place.rank, place.number(address)), -1)
+            self._enter(entered, (place.rank, place.number(address)), 1)
 
-    def _enter(self, room: tuple[object, ...], where: tuple[int, int], sign: int) -> None:
+    def _enter(self, room: tuple[object, ...] | None, where: tuple[int, int], sign: int) -> None:
+        if room is None:
+            return
         known = self._rooms.setdefault(room, [])
         if sign > 0:
             insort(known, where)
@@ -301,6 +325,17 @@ class Book:
         taken = held or address in self._foreign or address in self.nodes or address in self.reserved
         _set(place.taken, number, taken)
         _set(place.resting, number, taken or address in self._resting)
+        self._spare_or_not(place)
+
+    def _spare_or_not(self, place: Place) -> None:
+        """Is the range one that has something to give?"""
+        spare = self._spare[place.pool.name, family_of(place.part)]
+        at = bisect_left(spare, place.rank)
+        there, gives = at < len(spare) and spare[at] == place.rank, place.taken.count < place.size
+        if gives and not there:
+            spare.insert(at, place.rank)
+        elif there and not gives:
+            del spare[at]
 
     def _look(self, request: Request) -> None:
         """Does it wait for something?"""
@@ -337,8 +372,17 @@ class Book:
 
     def tenants(self, address: IPAddress) -> tuple[Request, ...]:
         """Who holds it rightfully, or is to get it in the allocation that is under way."""
-        entry = self._entries.get(address)
-        return entry.tenants if entry else ()
+        return self._entries.get(address, _NOBODY).tenants
+
+    def namespaces(self, address: IPAddress) -> frozenset[str]:
+        """Of its tenants."""
+        return self._entries.get(address, _NOBODY).namespaces
+
+    def clash(self, address: IPAddress, request: Request, pool: Pool) -> tuple[str, str] | None:
+        """Why it cannot move in with the tenants: a reason and a sentence. See `clash`."""
+        entry = self._entries.get(address, _NOBODY)
+        at_home = pool.sharing == "cluster" or entry.namespaces <= {request.namespace}
+        return None if at_home and entry.admits(request) else clash(request, entry.tenants, pool)
 
     def foreign(self, address: IPAddress, owner: Owner) -> Owner | None:
         """Somebody else who claims it by externalIPs, or by a status that we do not serve."""
@@ -346,7 +390,7 @@ class Book:
 
     def rightful(self, request: Request) -> tuple[IPAddress, ...]:
         """Those of the addresses in its status that are its own."""
-        return tuple(a for a in request.held if any(t.owner == request.owner for t in self.tenants(a)))
+        return tuple(a for a in request.held if request.owner in self._entries.get(a, _NOBODY).owners)
 
     def wish(self, request: Request, wanted: Family) -> IPAddress | None:
         """The one address that it must have: by its own word, else by a reservation."""
@@ -417,7 +461,7 @@ class Book:
             _conflict(owner, address, self.pool_of(address), self.tenants(address))
             for owner, (external_ips, _published) in sorted(self._claims.items())
             for address in sorted(external_ips, key=lambda a: (a.version, int(a)))
-            if self.pool_of(address) and all(tenant.owner != owner for tenant in self.tenants(address))
+            if self.pool_of(address) and owner not in self._entries.get(address, _NOBODY).owners
         )
         return tuple(found)
 
@@ -435,18 +479,20 @@ class Book:
             _set(place.resting, number, number in place.taken or address in self._resting)
         self._awake = awake
 
+    def offers(self, pool: Pool, wanted: Family) -> bool:
+        """Has the pool addresses of this family, free or not?"""
+        return (pool.name, wanted) in self._by_pool
+
     def full(self, pool: Pool, wanted: Family) -> bool:
         """Has the pool no address of this family that is not taken?"""
-        return all(place.taken.count >= place.size for place in self._by_pool.get((pool.name, wanted), ()))
+        return not self._spare.get((pool.name, wanted))
 
     def free(self, pool: Pool, wanted: Family, *, private: bool = False) -> IPAddress | None:
         """The first free address, in the order of the ranges; where all that is free rests, what rests the longest."""
-        places = self._by_pool.get((pool.name, wanted), ())
-        for place in places:
+        for rank in self._spare.get((pool.name, wanted), ()):
+            place = self._ranked[rank]
             if (address := place.free(place.resting, private)) is not None:
                 return address
-        if all(place.free(place.taken, private) is None for place in places):
-            return None
         return self._rested(pool, wanted, private)
 
     def _rested(self, pool: Pool, wanted: Family, private: bool) -> IPAddress | None:
@@ -460,10 +506,9 @@ class Book:
         return min(usable)[-1] if usable else None
 
     def roommates(self, pool: Pool, wanted: Family, request: Request) -> Iterator[IPAddress]:
-        """Addresses that it might share, in the order of the pool's ranges; not all where there are very many."""
-        for rank, number in self._rooms.get(_room_of(pool, wanted, request), ())[:ROOMMATES]:
-            place = next(place for place in self._by_pool[pool.name, wanted] if place.rank == rank)
-            yield place.address(number)
+        """Addresses that it might share, in the order of the pool's ranges."""
+        for rank, number in self._rooms.get(_room_of(pool, wanted, request), ()):
+            yield self._ranked[rank].address(number)
 
     @property
     def promises(self) -> bool:
@@ -472,14 +517,20 @@ class Book:
 
     def take(self, address: IPAddress, request: Request) -> None:
         """Until `undo` the address counts as given to this one."""
-        self._trial[address] = (*self._trial.get(address, ()), request)
-        self._settle(address)
+        self._trial.add(address)
+        before = self._entries.get(address, _NOBODY)
+        self._become(address, before, before.joined(request))
 
     def undo(self) -> None:
         """Nothing was given to anybody."""
-        trial, self._trial = self._trial, {}
+        trial, self._trial = self._trial, set()
         for address in trial:
             self._settle(address)
+
+
+def _alike(one: Request, other: Request) -> bool:
+    """Do they say the same of whom they share with?"""
+    return bool(one.key) and (one.key, one.backend) == (other.key, other.backend)
 
 
 def clash(request: Request, tenants: Iterable[Request], pool: Pool | None = None) -> tuple[str, str] | None:
@@ -509,9 +560,10 @@ def family_of(part: Range) -> Family:
     return "IPv4" if part.version == 4 else "IPv6"
 
 
-def _room(place: Place, tenant: Request) -> tuple[object, ...] | None:
-    """Who might move in with a tenant: those whose room is the same."""
-    return _room_of(place.pool, family_of(place.part), tenant) if tenant.key else None
+def _room(place: Place, entry: _Entry) -> tuple[object, ...] | None:
+    """Who might move in with the tenants: those whose room is the same."""
+    first = entry.tenants[0] if entry.tenants else None
+    return _room_of(place.pool, family_of(place.part), first) if first is not None and first.key else None
 
 
 def _room_of(pool: Pool, wanted: Family, request: Request) -> tuple[object, ...]:

@@ -1,5 +1,6 @@
 """Who gets which address, story by story."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -10,7 +11,7 @@ from msgspec.structs import replace
 
 from lbctl.model import IPAddress, Owner
 from lbctl_l2.allocation import allocate
-from lbctl_l2.book import Book
+from lbctl_l2.book import Book, Place
 from lbctl_l2.pool import Outcome, Pool, Release, Request, Requirement, Selector
 from lbctl_l2.ranges import parse
 
@@ -419,3 +420,12 @@ def test_addresses_asked_for_of_both_families_count_together_for_a_namespaces_qu
     few = pool("a", "10.0.0.0/24", "fd00::/120", max_per_namespace=1)
     found = answer([few], asks("x", families=BOTH, required=True, addresses=ips(*wishes)))
     assert (found.addresses, refused(found)[0]) == ((), "namespace-quota")
+
+
+def test_ranges_that_are_full_are_not_looked_into_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = Counter[int]()
+    free = Place.free
+    monkeypatch.setattr(Place, "free", lambda self, *more: looks.update([self.rank]) or free(self, *more))
+    found = answers([pool("a", *(f"10.0.{n}.1" for n in range(100)))], *(asks(f"s{n:02}") for n in range(100)))
+    assert all(outcome.addresses for outcome in found.values())
+    assert looks.total() == 100

@@ -1,5 +1,6 @@
 """Who may share an address: MetalLB's rules, and the pool's word on namespaces."""
 
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from typing import Any, Literal
@@ -7,6 +8,7 @@ from typing import Any, Literal
 import pytest
 
 from lbctl.model import IPAddress, Owner
+from lbctl_l2 import book as book_module
 from lbctl_l2.allocation import allocate
 from lbctl_l2.book import Book
 from lbctl_l2.pool import Outcome, Pool, Request
@@ -96,3 +98,25 @@ def test_sharing_takes_no_second_place_in_a_namespaces_quota() -> None:
     for request in (tenant("n/a", 2, "80/TCP"), tenant("n/b", 1, "81/TCP")):
         book.put(request)
     assert all(outcome.refusal is None for outcome in allocate(book, None, NOW).values())
+
+
+def test_where_a_pool_has_nothing_else_every_address_of_the_key_is_looked_at() -> None:
+    full = [tenant(f"n/a{n:02}", 2, "80/TCP", "81/TCP", addresses=(), held=(ip_address(f"10.0.0.{n}"),))
+            for n in range(31)]  # fmt: skip
+    last = tenant("n/z", 2, "80/TCP", addresses=(), held=(ip_address("10.0.0.31"),))
+    book = Book([Pool("a", (parse("10.0.0.0/27"),))])
+    for request in (*full, last, tenant("n/new", 1, "81/TCP", addresses=())):
+        book.put(request)
+    assert allocate(book, None, NOW)[Owner("n/new")].addresses == last.held
+
+
+def test_one_more_of_many_who_share_an_address_is_one_pass_over_them_and_not_one_for_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = Counter[str]()
+    alike, fitting = book_module._alike, Book.fitting
+    monkeypatch.setattr(book_module, "_alike", lambda a, b: calls.update(["alike"]) or alike(a, b))
+    monkeypatch.setattr(Book, "fitting", lambda self, request: calls.update(["fitting"]) or fitting(self, request))
+    many = [tenant(f"n/s{n:03}", 2, f"{n}/TCP", held=(ADDRESS,)) for n in range(200)]
+    settled(*many)
+    assert (calls["alike"], calls["fitting"]) == (199, 400)
