@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import ip_address
 
 from lbctl.errors import Refused
+from lbctl.intent import ADDRESS_ANNOTATIONS
 from lbctl.model import Family, IPAddress, LoadBalancer
 from lbctl_l2.pool import Request, family
 
@@ -29,6 +30,9 @@ SHARING = (
     "purelb.io/allow-shared-ip", "lbipam.cilium.io/sharing-key", "io.cilium/lb-ipam-sharing-key",
 )
 """Annotations that say a key: Services that say the same one may share an address."""
+
+OLD = frozenset(name for name in (*ADDRESS_ANNOTATIONS, *POOL, *SHARING) if name.startswith("metallb.universe.tf/"))
+"""MetalLB's names of long ago. They mean what those under metallb.io/ do."""
 
 
 def request(

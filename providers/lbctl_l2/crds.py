@@ -31,13 +31,16 @@ from lbctl_l2.pool import (
     Usage,
     any_match,
 )
-from lbctl_l2.ranges import Range, parse
+from lbctl_l2.ranges import Plots, Range, parse
 
 ADDRESS_POOLS = Watch("addresspools", "lbctl.io", "v1alpha1")
 L2_ADVERTISEMENTS = Watch("l2advertisements", "lbctl.io", "v1alpha1")
 
 DEFAULT = "default"
 """The pool, and the advertisement, that a plain list of ranges makes."""
+
+LONGEST = 2**30
+"""The longest rest of an address, in seconds: so that times stay within what a clock can say."""
 
 LARGEST = 2**63 - 1
 """The largest number that a status can say (int64): an IPv6 pool is often larger, and then it says this."""
@@ -61,7 +64,7 @@ _KINDS: Mapping[tuple[str, str], str] = {
     ("metallb.io", "BFDProfile"): "bfdprofiles",
 }
 _KIND_OF = {(group, plural): kind for (group, kind), plural in _KINDS.items()}
-_BGP = ("bgppeers", "communities", "bfdprofiles")
+_BGP = ("bgppeers", "bgpadvertisements", "communities", "bfdprofiles")
 
 
 LAST_GOOD = "; until it is mended, its last good version is served"
@@ -148,7 +151,7 @@ class _AddressPool(_IPAddressPool, frozen=True, forbid_unknown_fields=True):
     sharing: Sharing = "namespace"
     reservations: tuple[_Reservation, ...] = ()
     max_per_namespace: Annotated[int, msgspec.Meta(ge=0)] = 0
-    cooldown_seconds: Annotated[int, msgspec.Meta(ge=0)] = int(COOLDOWN.total_seconds())
+    cooldown_seconds: Annotated[int, msgspec.Meta(ge=0, le=LONGEST)] = int(COOLDOWN.total_seconds())
 
 
 class _Preference(_Shape, frozen=True):
@@ -175,7 +178,7 @@ class _MetalLBAdvertisement(_L2Advertisement, frozen=True, forbid_unknown_fields
 
 class _Released(_Shape, frozen=True):
     address: str
-    at: datetime
+    at: Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class _Status(_Shape, frozen=True, forbid_unknown_fields=False):
@@ -286,24 +289,35 @@ def _of(objects: Iterable[Found], *plurals: str) -> list[Found]:
 
 
 def _kind(watch: Watch) -> str:
-    return _KIND_OF.get((watch.group, watch.plural), watch.plural)
+    """What people call it. Where ours has the same name, MetalLB's has its group before it."""
+    kind = _KIND_OF.get((watch.group, watch.plural), watch.plural)
+    return kind if watch.group == "lbctl.io" or ("lbctl.io", kind) not in _KINDS else f"{watch.group}/{kind}"
+
+
+_NOT_SERVED = {
+    "preferredNodeSelectors": "spec.preferredNodeSelectors has no effect: any node that spec.nodeSelectors allow may "
+    "be elected; narrow those down, or take it out",
+}
+"""Fields of MetalLB's L2Advertisement that are known, and not served."""
 
 
 def _told(watch: Watch, item: Object) -> Iterator[Problem]:
-    """What is not served at all, and fields that nobody knows."""
+    """What is not served at all, and fields that are not."""
     kind = _kind(watch)
     if watch.plural in _BGP:
         yield Problem(
             kind, item.name, "bgp-not-served",
             f"lbctl announces by ARP and NDP, not by BGP: {kind} {item.name} has no effect; make an L2Advertisement "
-            "for the pools that it was for",
+            "for the pools that it was for, where there is none",
         )
     shapes: dict[str, type[_Shape]] = {"ipaddresspools": _IPAddressPool, "l2advertisements": _MetalLBAdvertisement}
     shape = shapes.get(watch.plural)
     if shape is not None and watch.group == "metallb.io":
         for field in sorted(item.spec.keys() - {field.encode_name for field in msgspec.structs.fields(shape)}):
-            message = f"spec.{field} is no field of MetalLB's {kind} and has no effect: see how it is spelt"
+            message = f"spec.{field} is no field that lbctl knows, and has no effect: see how it is spelt"
             yield Problem(kind, item.name, "unknown-field", message, served=True)
+        yield from (Problem(kind, item.name, "field-not-served", why, served=True)
+                    for field, why in _NOT_SERVED.items() if field in item.spec)  # fmt: skip
 
 
 S = TypeVar("S", bound=_Shape)
@@ -325,24 +339,49 @@ def _pools(objects: Sequence[Found], last: Supply, problems: list[Problem]) -> d
     made: list[tuple[Found, Pool | Wrong]] = [(found, _try(_pool, found)) for found in objects]
     made.sort(key=lambda pair: not (isinstance(pair[1], Pool) and last.read.get(pair[1].name) == pair[1]))
     before = {pool.name: pool for pool in last.pools}
-    accepted: dict[str, Pool] = {}
+    accepted = _Accepted()
     for found, pool in made:
-        wrong = pool if isinstance(pool, Wrong) else _against(pool, accepted.values())
+        wrong = pool if isinstance(pool, Wrong) else accepted.against(pool)
         if isinstance(pool, Pool) and wrong is None:
-            accepted[pool.name] = pool
+            accepted.add(pool)
             problems += _misplaced(_kind(found[0]), pool)
         elif wrong is not None:
             problems.append(_fall_back(found, wrong, before, accepted))
-    return accepted
+    return accepted.pools
 
 
-def _fall_back(found: Found, wrong: Wrong, before: Mapping[str, Pool], accepted: dict[str, Pool]) -> Problem:
+class _Accepted:
+    """Pools that do not overlap. Another one costs O(log n) for each of its ranges."""
+
+    def __init__(self) -> None:
+        self.pools: dict[str, Pool] = {}
+        self._plots = Plots()
+
+    def add(self, pool: Pool) -> None:
+        self.pools[pool.name] = pool
+        for part in pool.ranges:
+            self._plots.add(part, f"the pool {pool.name}")
+
+    def against(self, pool: Pool) -> Wrong | None:
+        """What stands in its way: another pool of its name, or an address that is in two ranges."""
+        if (other := self.pools.get(pool.name)) is not None:
+            return Wrong("invalid", f"there is another pool {pool.name}, an {other.source}: rename one of them")
+        own = Plots()
+        for part in pool.ranges:
+            if (found := self._plots.overlapping(part) or own.overlapping(part)) is not None:
+                taken, whose = found
+                return Wrong("overlapping", f"spec.addresses: {part} overlaps {taken} of {whose}: take it out of one")
+            own.add(part, "the same pool")
+        return None
+
+
+def _fall_back(found: Found, wrong: Wrong, before: Mapping[str, Pool], accepted: _Accepted) -> Problem:
     """Serve the last good one, if there is one and nothing is in its way now."""
     watch, item = found
     good = before.get(item.name)
-    kept = good is not None and item.name not in accepted and _against(good, accepted.values()) is None
+    kept = good is not None and accepted.against(good) is None
     if kept and good is not None:
-        accepted[item.name] = msgspec.structs.replace(good, closed="")
+        accepted.add(msgspec.structs.replace(good, closed=""))
     return Problem(
         _kind(watch), item.name, f"{wrong.reason}-pool", wrong.message + (LAST_GOOD if kept else ""), served=kept
     )
@@ -388,10 +427,18 @@ def _range(text: str, *, bare: bool) -> Range:
         found = parse(text, bare=bare)
     except ValueError as error:
         raise Wrong("invalid", f"spec.addresses: {error}") from error
-    for end in (found.address(found.first), found.address(found.last)):
-        if end.is_multicast or end.is_loopback or end.is_unspecified or end.is_link_local:
-            raise Wrong("invalid", f"spec.addresses: {text!r} reaches to {end}, which no host can have: leave it out")
+    for never in _NOBODYS:
+        if found.overlaps(never):
+            raise Wrong("invalid", f"spec.addresses: {text!r} reaches to {never}, which no host can have: leave it out")
     return found
+
+
+_NOBODYS = tuple(map(parse, (
+    "0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "255.255.255.255", "::/127", "::ffff:0:0/96",
+    "fe80::/10", "ff00::/8",
+)))  # fmt: skip
+"""What no Service can have: this network, loopback, link-local, multicast, broadcast, unspecified and IPv4-mapped
+addresses (RFC 6890, RFC 1112, RFC 4291)."""
 
 
 def _reservations(said: Iterable[_Reservation]) -> dict[Owner, tuple[IPAddress, ...]]:
@@ -403,21 +450,6 @@ def _reservations(said: Iterable[_Reservation]) -> dict[Owner, tuple[IPAddress, 
             raise Wrong("invalid", f"spec.reservations of {one.service}: {error}") from error
         found[Owner(one.service)] = (*found.get(Owner(one.service), ()), *addresses)
     return found
-
-
-def _against(pool: Pool, others: Iterable[Pool]) -> Wrong | None:
-    """What stands in its way: another pool of its name, or an address that is in two ranges."""
-    parts: list[tuple[str, Range]] = []
-    for other in others:
-        if other.name == pool.name:
-            return Wrong("invalid", f"there is another pool {pool.name}, an {other.source}: rename one of them")
-        parts += [(f"the pool {other.name}", part) for part in other.ranges]
-    for part in pool.ranges:
-        for whose, taken in parts:
-            if part.overlaps(taken):
-                return Wrong("overlapping", f"spec.addresses: {part} overlaps {taken} of {whose}: take it out of one")
-        parts.append(("the same pool", part))
-    return None
 
 
 def _misplaced(kind: str, pool: Pool) -> Iterator[Problem]:
@@ -533,8 +565,8 @@ def _released(watch: Watch, item: Object, problems: list[Problem]) -> tuple[Rele
     """What the pool's status remembers. A status that cannot be read is written anew, without it."""
     try:
         said = msgspec.convert(item.status, _Status).released or ()
-        return tuple(Release(ip_address(one.address), one.at) for one in said)
-    except ValueError as error:
+        return tuple(Release(ip_address(one.address), one.at.astimezone(UTC)) for one in said)
+    except (ValueError, OverflowError) as error:
         message = f"status.released cannot be read ({error}): what was released a moment ago may be given out again"
         problems.append(Problem(_kind(watch), item.name, "unreadable-status", message, served=True))
         return ()
@@ -577,7 +609,7 @@ def advertisement_status(
     return {"conditions": [ready]}
 
 
-_HINTS = ("unknown-field", "reservation-outside", "reserved-twice", "unreadable-status")
+_HINTS = ("unknown-field", "field-not-served", "reservation-outside", "reserved-twice", "unreadable-status")
 """Problems of an object that is served as it stands."""
 
 

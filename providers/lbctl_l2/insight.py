@@ -1,7 +1,7 @@
 """What people see of announcing: who announces what since when, and why a node does not.
 
 `lbctl status`, `explain` and `doctor` show it through `Plugin.insight`, `lbctl election` prints it whole. It reads the
-cluster once: the Leases by the clocks, the Services with their endpoints, nothing of the wire.
+cluster once: the Leases by the clocks, the Services with their endpoints, the pools, nothing of the wire.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +12,8 @@ import msgspec
 from lbctl.model import IPAddress, LoadBalancer, Owner
 from lbctl.provider import Harness, Sight
 from lbctl_l2 import election, leases, members
+from lbctl_l2.annotations import OLD
+from lbctl_l2.configured import Configured
 from lbctl_l2.election import Claim, Roll, Standing, Verdict
 from lbctl_l2.served import served
 
@@ -23,12 +25,13 @@ class Look:
     """The cluster as it was a moment ago, seen by an election."""
 
     def __init__(self, harness: Harness) -> None:
-        self.kubernetes, self.now = harness.kubernetes, harness.now()
+        self.kubernetes, self.now, self.settings = harness.kubernetes, harness.now(), harness.settings
         self.supply = served(self.kubernetes, harness.settings).look()
         self.said = members.said(self.kubernetes.objects(leases.watch(self.kubernetes.home)))
         found: dict[Owner, LoadBalancer] = {}
         self.kubernetes.services(lambda owner, lb: found.__setitem__(owner, lb) if lb is not None else None)
-        self.claims = tuple(claim for load_balancer in found.values() for claim in self._claims(load_balancer))
+        self.services = tuple(found.values())
+        self.claims = tuple(claim for load_balancer in self.services for claim in self._claims(load_balancer))
         self.roll = self._roll()
 
     def holder(self, address: IPAddress) -> tuple[str, int]:
@@ -91,7 +94,8 @@ class Insight:
             yield from self._trouble(str(claim.address))
 
     def findings(self) -> Iterable[Sight]:
-        """Nodes without a speaker, what speakers complain of, strangers that claim addresses."""
+        """Nodes without a speaker, what speakers complain of, strangers that claim addresses; what is wrong with pools,
+        and what is merely old."""
         silent = [member.name for member in self._look.roll.members if not (member.speaks and member.alive)]
         if silent:
             way = f"kubectl get pods -n {self._look.kubernetes.home} -l app.kubernetes.io/component=speaker -o wide"
@@ -102,6 +106,27 @@ class Insight:
             for problem in item.facts.problems:
                 yield Sight("speakers", f"{name}: {problem.reason}: {problem.message}", False)
         yield from self._trouble("")
+        yield from self._pools()
+        yield from self._old_names()
+
+    def _pools(self) -> Iterator[Sight]:
+        """All that is wrong with objects, also with those that speakers need not know (BGP)."""
+        supply = Configured(self._look.kubernetes, self._look.settings).look()
+        for problem in supply.problems:
+            yield Sight("pools", f"{problem.kind} {problem.name}: {problem.reason}", False, problem.message)
+        count = len(supply.pools)
+        if not count:
+            way = "make an AddressPool (its CRD comes with deploy/kustomize/bare-metal), or give --l2-addresses"
+            yield Sight("pools", "there is no pool", False, way)
+        elif not supply.problems:
+            yield Sight("pools", f"{f'{count} pools are' if count > 1 else '1 pool is'} served, and announced", True)
+
+    def _old_names(self) -> Iterator[Sight]:
+        found = {lb.owner: names for lb in self._look.services if (names := OLD & lb.annotations.keys())}
+        if found:
+            said = ", ".join(sorted(frozenset().union(*found.values())))
+            way = "nothing has to be done: they mean the same as those under metallb.io/"
+            yield Sight("annotations", f"{_named(sorted(found))} use MetalLB's old names: {said}", None, way)
 
     def _cell(self, address: IPAddress) -> str:
         holder, since = self._look.holder(address)

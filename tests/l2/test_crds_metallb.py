@@ -98,7 +98,10 @@ def test_pools_and_services_are_chosen_by_label() -> None:
 def test_what_only_bgp_would_announce_is_said_to_be_not_served() -> None:
     served = supply("layer2-and-bgp.yaml")
     told = {(problem.kind, problem.name, problem.reason) for problem in served.problems}
-    assert told == {("BGPPeer", "router", "bgp-not-served"), ("IPAddressPool", "routed", "bgp-not-served")}
+    assert told == {
+        ("BGPPeer", "router", "bgp-not-served"), ("BGPAdvertisement", "far", "bgp-not-served"),
+        ("IPAddressPool", "routed", "bgp-not-served"),
+    }  # fmt: skip
     assert {pool.name: pool.closed for pool in served.pools} == {"both": "", "routed": "bgp-not-served"}
 
 

@@ -21,7 +21,7 @@ from lbctl.policy import Limits, Policy
 from lbctl.provider import Harness, Plugin, Scope
 from lbctl.sandbox.kube import KubeSandbox
 from lbctl.sandbox.sandbox import endpoint_slice, manifest
-from lbctl_l2 import elections, leases, netlink
+from lbctl_l2 import configured, elections, leases, netlink
 from lbctl_l2.insight import Insight
 from lbctl_l2.leases import Facts, SaidLink
 from lbctl_l2.planes import MemoryPlane
@@ -116,7 +116,7 @@ class House:
         cluster = Cluster(self.client, namespaces=False)
         cluster.watch()
         cluster.stop()
-        cluster.look((*watches({}), leases.watch(HOME)))
+        cluster.look((*configured.watches({}), leases.watch(HOME)))
         return Harness(self.settings, "cluster", now=utcnow, kubernetes=cluster.access(HOME))
 
     def insight(self) -> Insight:
