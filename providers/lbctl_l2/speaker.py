@@ -41,12 +41,13 @@ class Speaker:
         self._announcer: Announcer | None = None
         self._resumed = State(self.options.node, "")
         self._answers: frozenset[IPAddress] = frozenset()
-        if (state := self._file.read(self.options.node)) and self._cluster in ("", state.cluster):
+        if state := self._file.read(self.options.node, self._cluster):
             self._resume(state)
 
     def join(self, harness: Harness) -> "Announcer":
         """From now on the orders follow from the cluster. What runs goes on running, unless it is another cluster's."""
         if self._plane is not None and self._cluster != harness.cluster_id:
+            log.warning("the last state was another cluster's", extra={"cluster": self._cluster})
             self._plane.leave()
             self._plane, self._resumed = None, State(self.options.node, harness.cluster_id)
         plane = self._plane or self._start(harness.cluster_id)

@@ -5,7 +5,10 @@ crash in the middle leaves the old one; one that cannot be read is as good as no
 """
 
 import contextlib
+import itertools
+import logging
 import os
+import stat
 import tempfile
 from ipaddress import ip_address
 from pathlib import Path
@@ -15,7 +18,11 @@ import msgspec
 from lbctl.model import IPAddress
 from lbctl_l2.values import Order, Peer, revive
 
+log = logging.getLogger(__name__)
+
 VERSION = 1
+LARGEST = 64 << 20
+"""Bytes that are read: 10,000 orders among 100 nodes are a third of it."""
 
 
 class Range(msgspec.Struct, frozen=True):
@@ -62,15 +69,24 @@ class File:
         self._path = Path(path) if path else None
         self._written = b""
 
-    def read(self, node: str) -> State | None:
-        """The last state of this node; None if there is none that can be used."""
+    def read(self, node: str, cluster: str = "") -> State | None:
+        """The last state of this node, in this cluster if that is known; None if there is none that can be used.
+
+        The log says why one that is there cannot.
+        """
+        if self._path is None:
+            return None
         try:
-            raw = self._path.read_bytes() if self._path else b""
+            raw = _contents(self._path)
             state = _DECODER.decode(raw)
-        except (OSError, msgspec.DecodeError, ValueError):
+            _check(state, node, cluster)
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as error:
+            log.warning("the last state cannot be used", extra={"path": str(self._path), "reason": str(error)})
             return None
         self._written = raw
-        return state if (state.node, state.version) == (node, VERSION) else None
+        return state
 
     def write(self, state: State) -> bool:
         """Keep it, if it is another than before. Raises OSError. Whether anything was written."""
@@ -81,6 +97,38 @@ class File:
         _replace(self._path, raw)
         self._written = raw
         return True
+
+
+def _contents(path: Path) -> bytes:
+    """Of a file that lbctl may have written. Raises OSError (a symlink is ELOOP), ValueError."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+    with os.fdopen(handle, "rb") as file:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("it is no regular file")  # A pipe would never end.
+        if status.st_uid not in (0, os.geteuid()):
+            raise ValueError(f"it belongs to user {status.st_uid}: lbctl did not write it")
+        if status.st_size > LARGEST:
+            raise ValueError(f"it has {status.st_size} bytes: lbctl did not write it")
+        return file.read(LARGEST)
+
+
+def _check(state: State, node: str, cluster: str) -> None:
+    """What types cannot say. Raises ValueError."""
+    if state.version != VERSION:
+        raise ValueError(f"it is of version {state.version}, not {VERSION}")
+    if state.node != node:
+        raise ValueError(f"it is of node {state.node!r}")
+    if cluster not in ("", state.cluster):
+        raise ValueError(f"it is of cluster {state.cluster!r}")
+    for part in state.pools:
+        if ip_address(part.first).version != ip_address(part.last).version:
+            raise ValueError(f"{part.first}-{part.last} is no range")
+    for text in state.nodes:
+        ip_address(text)
+    for owner in itertools.chain.from_iterable(state.owners.values()):
+        if owner.count("/") != 1:
+            raise ValueError(f"{owner!r} is no namespace/name")
 
 
 def _replace(path: Path, raw: bytes) -> None:

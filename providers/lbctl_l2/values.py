@@ -96,6 +96,11 @@ class Order(msgspec.Struct, frozen=True):
     probe: bool = False
     periodic: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Raises ValueError: an interface's address compares unlike the address that it is."""
+        if isinstance(self.address, IPv4Interface | IPv6Interface):
+            raise ValueError(f"{self.address} is an interface's address: an order is for one without a prefix length")
+
 
 class Timing(msgspec.Struct, frozen=True):
     """All times, in seconds. The worst case of a failover is `dead` + `ask` after the last heartbeat.
@@ -141,10 +146,16 @@ class Timing(msgspec.Struct, frozen=True):
 
 
 class Send(msgspec.Struct, frozen=True, tag=True):
-    """Send this whole Ethernet frame on the link of this index. A failed send is not repeated: the next round is."""
+    """Send this whole Ethernet frame on the link of this index. A failed send is not repeated: the next round is.
+
+    urgent     a sign of life: it waits for no announcements
+    announces  it says that this node has the address: not to be sent any more once that is no longer so
+    """
 
     link: int
     frame: bytes
+    urgent: bool = False
+    announces: IPAddress | None = None
 
 
 class Join(msgspec.Struct, frozen=True, tag=True):

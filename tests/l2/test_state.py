@@ -3,6 +3,7 @@
 import os
 from ipaddress import ip_address, ip_network
 
+import msgspec
 import pytest
 
 from lbctl_l2.state import File, Range, State
@@ -65,3 +66,82 @@ def test_the_pools_check_what_is_taken_up_again():
     assert STATE.pool_of(ip_address("192.0.2.105")) == "main"
     assert STATE.pool_of(ip_address("192.0.2.111")) == ""
     assert STATE.pool_of(ip_address("2001:db8::1")) == ""
+
+
+# -- attacks, and what else can be in the way
+
+
+@pytest.fixture
+def state(tmp_path):
+    """A file with a good state in it."""
+    File(str(tmp_path / "state")).write(State("a", "c"))
+    return tmp_path / "state"
+
+
+def test_a_state_that_is_not_there_is_nothing_to_speak_of(tmp_path, caplog):
+    assert File(str(tmp_path / "state")).read("a") is None
+    assert not caplog.messages
+
+
+def refused(path, caplog, node: str = "a", cluster: str = "c") -> str:
+    """Why it was; said once."""
+    assert File(str(path)).read(node, cluster) is None
+    [line] = caplog.records
+    assert (line.message, line.levelname) == ("the last state cannot be used", "WARNING")
+    return line.reason
+
+
+def test_a_pipe_is_no_state(tmp_path, caplog):
+    os.mkfifo(tmp_path / "pipe")
+    assert refused(tmp_path / "pipe", caplog) == "it is no regular file"
+
+
+def test_a_huge_state_is_not_read(state, caplog):
+    os.truncate(state, 1 << 40)
+    assert "bytes: lbctl did not write it" in refused(state, caplog)
+
+
+def test_a_symlink_is_not_followed_and_not_written_through(state, tmp_path, caplog):
+    (tmp_path / "link").symlink_to(state)
+    assert "symbolic links" in refused(tmp_path / "link", caplog)
+    File(str(tmp_path / "link")).write(State("b", "c"))
+    assert File(str(state)).read("a") == State("a", "c")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_state_that_another_wrote_is_not_believed(state, caplog):
+    os.chown(state, 12345, 12345)
+    assert refused(state, caplog) == "it belongs to user 12345: lbctl did not write it"
+
+
+@pytest.mark.parametrize(("node", "cluster"), [("b", "c"), ("a", "d")])
+def test_another_nodes_or_clusters_state_is_not_used(state, caplog, node, cluster):
+    assert refused(state, caplog, node, cluster).startswith("it is of ")
+
+
+def test_a_state_cut_short_anywhere_ends_nothing(state):
+    whole = state.read_bytes()
+    for length in range(len(whole)):
+        state.write_bytes(whole[:length])
+        assert File(str(state)).read("a") is None
+
+
+@pytest.mark.parametrize("nonsense", [
+    {"pools": [{"pool": "p", "first": "banana", "last": "10.0.0.9"}]},
+    {"pools": [{"pool": "p", "first": "10.0.0.1", "last": "fd00::1"}]},
+    {"nodes": ["node-1"]}, {"owners": {"192.0.2.100": ["shared"]}}, {"version": 2},
+    {"orders": [{"address": "10.0.0.1/24", "ranking": ["a"]}]},
+    {"orders": [{"address": "10.0.0.1", "ranking": "a"}]},
+    {"peers": [{"name": "b", "links": [{"name": "eth0", "mac": "AgAAAAAB", "networks": ["everywhere"]}]}]}])
+def test_a_state_of_nonsense_is_not_used(state, caplog, nonsense):
+    state.write_bytes(msgspec.json.encode({"node": "a", "cluster": "c"} | nonsense))
+    assert refused(state, caplog)
+
+
+def test_a_state_of_endless_depth_is_not_used(state, caplog):
+    state.write_text('{"node": "a", "cluster": "c", "more": ' + "[" * 200_000)
+    assert refused(state, caplog)
+
+
+def test_a_range_upside_down_holds_nothing():
+    assert State("a", "c", pools=(Range("p", "10.0.0.9", "10.0.0.1"),)).pool_of(ip_address("10.0.0.5")) == ""
