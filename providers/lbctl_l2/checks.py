@@ -12,6 +12,8 @@ import msgspec
 
 from lbctl.model import IPAddress, IPNetwork
 
+_EVERYBODY = IPv4Address("255.255.255.255")
+
 
 class Surroundings(msgspec.Struct, frozen=True):
     """What is where this node is.
@@ -39,7 +41,7 @@ class Fault(msgspec.Struct, frozen=True):
 
 def fault(address: IPAddress, around: Surroundings) -> Fault | None:
     """The first thing that speaks against it, or None."""
-    if address.is_multicast or address.is_loopback or address.is_unspecified or address.is_link_local:
+    if not _is_of_a_host(address):
         return Fault("not-announceable", f"{address} is no address of a host: a status must hold an address of a pool")
     if not around.pool_of(address):
         return Fault("not-in-a-pool", f"{address} lies in no pool that is served here: see lbctl pools")
@@ -56,6 +58,15 @@ def fault(address: IPAddress, around: Surroundings) -> Fault | None:
             "of the pool",
         )
     return None
+
+
+def _is_of_a_host(address: IPAddress) -> bool:
+    """One that all of a segment may ask for: with a zone (RFC 4007) it would be another and yet the same."""
+    if address.version == 6:
+        special = address.is_link_local or address.scope_id is not None
+    else:
+        special = address.is_link_local or address == _EVERYBODY
+    return not (special or address.is_multicast or address.is_loopback or address.is_unspecified)
 
 
 def _is_edge(address: IPAddress, network: IPNetwork) -> bool:
