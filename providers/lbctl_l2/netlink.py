@@ -16,7 +16,6 @@ import socket
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
-from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -98,15 +97,18 @@ class Exclusion:
 
     def __init__(self, patterns: Iterable[str] = EXCLUDED) -> None:
         self.patterns = tuple(patterns)
-        for pattern in self.patterns:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"excluded interfaces: {pattern!r} is not a regular expression: {error}") from error
-        self._any = re.compile("|".join(f"(?:{pattern})" for pattern in self.patterns) or r"(?!)")
+        self._compiled = tuple(map(_compiled, self.patterns))
 
     def __contains__(self, name: str) -> bool:
-        return self._any.search(name) is not None
+        return any(pattern.search(name) for pattern in self._compiled)
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """Each on its own: joined, one's flags and groups would be another's."""
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"excluded interfaces: {pattern!r} is not a regular expression: {error}") from error
 
 
 def unusable(interface: Interface, excluded: Exclusion) -> str | None:
@@ -348,12 +350,18 @@ def ipvs_addresses(interfaces: Iterable[Interface]) -> frozenset[IPv4Address | I
     return frozenset(address.interface.ip for addresses in held for address in addresses)
 
 
-def strict_arp(name: str, sysctls: Path = Path("/proc/sys/net/ipv4/conf")) -> bool:
+def strict_arp(name: str, sysctls: str | os.PathLike[str] = "/proc/sys/net/ipv4/conf") -> bool:
     """Whether an interface answers only for its own addresses: arp_ignore of 1 or more, the larger of all and its own.
 
     kube-proxy's strictARP sets it (with arp_announce 2) for all. Source: Documentation/networking/ip-sysctl.rst.
     """
-    return max(int((sysctls / which / "arp_ignore").read_text()) for which in ("all", name)) >= 1
+    return max(_sysctl(os.path.join(sysctls, which, "arp_ignore")) for which in ("all", name)) >= 1
+
+
+def _sysctl(path: str) -> int:
+    # Without pathlib: the data plane imports this module, and every node pays for what it loads.
+    with open(path, encoding="ascii") as file:
+        return int(file.read())
 
 
 def interface_address(packed: bytes, length: int) -> IPv4Interface | IPv6Interface:

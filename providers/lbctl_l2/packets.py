@@ -17,11 +17,16 @@ firewalls let it pass, it needs no address, port or key, and our payload follows
 """
 
 import enum
-import hashlib
 import struct
 from ipaddress import IPv6Address
 
 import msgspec
+
+try:
+    # By hashlib OpenSSL would come along: 3.5 MiB on every node, and nothing here needs it.
+    from _blake2 import blake2b
+except ImportError:  # A Python without its own.
+    from hashlib import blake2b
 
 BROADCAST = b"\xff" * 6
 ALL_NODES = IPv6Address("ff02::1").packed
@@ -155,7 +160,7 @@ Packet = Arp | Solicitation | Advertisement | Beat
 
 def fingerprint(text: str, size: int) -> bytes:
     """The hash by which a cluster (4 bytes) or node (8 bytes) goes over the wire."""
-    return hashlib.blake2b(text.encode(), digest_size=size).digest()
+    return blake2b(text.encode(), digest_size=size).digest()
 
 
 # -- parsing --------------------------------------------------------------------------------------------------------

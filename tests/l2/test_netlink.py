@@ -196,3 +196,8 @@ def test_strict_arp_is_the_larger_of_both_settings(tmp_path, everywhere, here, s
 @pytest.mark.skipif(not hasattr(socket, "AF_NETLINK"), reason="rtnetlink is Linux's")
 def test_the_loopback_of_this_machine_is_seen():
     assert any(str(address.interface.ip) == "127.0.0.1" for found in netlink.snapshot() for address in found.addresses)
+
+
+def test_each_excluded_expression_stands_alone():
+    excluded = netlink.Exclusion(("^eth9$", "(?i)^VETH", "(?P<a>x)1", "(?P<a>y)1"))
+    assert [name in excluded for name in ("veth0", "y1", "ETH9", "eth0")] == [True, True, False, False]
