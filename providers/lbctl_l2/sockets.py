@@ -74,12 +74,18 @@ class Port:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, _TC_PRIO_INTERACTIVE)
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, QUEUE)
             self.socket.bind((link.name, protocol))
+            self._check(link)
         except OSError:
             self.socket.close()
             raise
 
     def fileno(self) -> int:
         return self.socket.fileno()
+
+    def _check(self, link: Link) -> None:
+        """Names can move: was it still this link's when the socket was bound by it? Raises OSError."""
+        if socket.if_nametoindex(self.socket.getsockname()[0]) != link.index:
+            raise OSError(errno.ENXIO, f"{link.name} is another interface now")
 
     def frames(self, most: int) -> Iterator[bytes]:
         """What has arrived, at most so many. Raises OSError if the interface failed."""

@@ -200,9 +200,17 @@ def test_a_socket_that_the_kernel_refused_is_opened_later(segment):
         sockets = Sockets(selector)
         sockets.set_links([eth1])
         assert (sockets.complete, list(sockets.refused)) == (False, ["eth1"])
-        segment.connect("eth1")
+        segment.node.run("link add eth1 index 99 type veth peer name eth1x", "link set eth1 up")
         sockets.reopen()
         assert (sockets.complete, sockets.refused) == (True, {})
+        sockets.close()
+
+
+def test_a_name_that_has_moved_to_another_interface_is_refused(segment):
+    with inside(segment.node.name), selectors.DefaultSelector() as selector:
+        sockets = Sockets(selector)
+        sockets.set_links([Link(99, "eth0", bytes(6))])
+        assert sockets.refused == {"eth0": "socket-refused: eth0 is another interface now; tried again until it works"}
         sockets.close()
 
 
