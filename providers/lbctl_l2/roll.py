@@ -25,6 +25,8 @@ LEAST_WATCHERS = 3
 """If fewer of them live, more are asked to watch."""
 HELLOS = 3
 """Who has missed so many hellos is dead, where nobody watches it for me."""
+LATE = 1024
+"""A heartbeat that is so many behind the last one may have been overtaken; one further behind was not (it wraps)."""
 NEVER = math.inf
 
 
@@ -271,7 +273,7 @@ class Roll:
 
     def _out(self, link: Link, frame: bytes) -> None:
         self.beats += 1
-        self._send(Send(link.index, frame))
+        self._send(Send(link.index, frame, urgent=True))
 
     def _count(self) -> int:
         self._sequence += 1
@@ -322,7 +324,7 @@ class Roll:
     def _note_flags(self, speaker: Speaker, packet: Beat) -> None:
         """One that has begun again, or says so, announces nothing of what it announced before. Order is kept."""
         again = packet.subject != speaker.life
-        if packet.sequence < speaker.sequence and not again:
+        if not again and 0 < speaker.sequence - packet.sequence & 0xFFFFFFFF < LATE:
             return
         said = packet.flags & (Flag.UNSETTLED | Flag.LEAVING | Flag.IDLE)
         if again or said & ~speaker.flags & Flag.IDLE:
@@ -344,16 +346,21 @@ class Roll:
                 self.hello(self._links[ear.link], now)
 
     def _hear_notice(self, packet: Beat, index: int, now: float) -> None:
-        """Somebody is missed. If it is me, I say that I live; if I watch it myself, I know better."""
+        """Somebody is missed. If it is me, I say that I live; if I watch it, or heard it just now, I know better."""
         if packet.subject == self._node:
             if now - self._helloed.get(index, -NEVER) >= self._timing.beat:
                 self.hello(self._links[index], now)
             return
         subject = self._by_node.get(packet.subject)
         ear = subject.ears.get(index) if subject else None
-        if ear is not None and not ear.watch:
+        if ear is not None and index in self._crowded and not ear.watch and now - ear.heard >= self._credible:
             ear.told = now
             self._bury(ear)
+
+    @property
+    def _credible(self) -> float:
+        """A notice comes `dead` after the last sign of life; sooner, less one beat of doubt, it is old or forged."""
+        return self._timing.dead - self._timing.beat
 
     def _bury(self, ear: Ear) -> None:
         ear.expires, ear.watch = NEVER, False
