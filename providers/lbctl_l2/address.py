@@ -5,6 +5,8 @@
 
 import enum
 import math
+from collections import OrderedDict
+from collections.abc import Iterable
 
 from lbctl_l2.values import Link, Order, State
 
@@ -30,6 +32,8 @@ class Address:
     holder      who was last heard announcing it, or answering for it
     seen        somebody has announced it, so that it needs no duplicate probe
     deferred    the speaker to whom I leave it though my order says otherwise; "" for nobody
+    asked       when it was asked, on standing back, whether another answers: peers that flap must not make a storm
+    placed      `links`, `judged` and `able` are its order's
     links       where it is announced and answered for: allowed, up, and able to carry its family
     judged      the links that decide who lives: those with a network that contains it, else all allowed
     able        one of the judged links is up
@@ -40,9 +44,9 @@ class Address:
     """
 
     __slots__ = (
-        "able", "announced", "defences", "defended", "deferred", "due", "first", "gratuitous", "groups",
-        "holder", "judged", "links", "lost_links", "order", "packed", "questions", "replies", "requests", "round",
-        "seen", "since", "state", "v6",
+        "able", "announced", "asked", "defences", "defended", "deferred", "due", "first", "gratuitous", "groups",
+        "holder", "judged", "links", "lost_links", "order", "packed", "placed", "questions", "replies", "requests",
+        "round", "seen", "since", "state", "v6",
     )
 
     def __init__(self, order: Order, now: float) -> None:
@@ -54,11 +58,11 @@ class Address:
         self.holder, self.seen = "", False
         self.links: dict[int, Link] = {}
         self.judged: frozenset[int] = frozenset()
-        self.able = False
+        self.able = self.placed = False
         self.lost_links: float | None = None
         self.groups: set[tuple[int, bytes]] = set()
         self.questions = self.round = self.defences = 0
-        self.announced = -NEVER
+        self.announced = self.asked = -NEVER
         self.defended: dict[bool, float] = {}
         self.requests = self.replies = self.gratuitous = 0
 
@@ -66,6 +70,37 @@ class Address:
         """The place in the ranking; behind all if it has none."""
         ranking = self.order.ranking
         return ranking.index(name) if name in ranking else len(ranking)
+
+
+class Backlog:
+    """Addresses that wait to be seen to: each once, in order, and at most so many a turn."""
+
+    def __init__(self, most: int) -> None:
+        self._most = self._left = most
+        self._waiting: OrderedDict[Address, None] = OrderedDict()
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def turn(self) -> None:
+        """As many again."""
+        self._left = self._most
+
+    def add(self, addresses: Iterable[Address]) -> None:
+        self._waiting.update(dict.fromkeys(addresses))
+
+    def discard(self, address: Address) -> bool:
+        """Whether it waited; it does so no longer."""
+        waited = address in self._waiting
+        self._waiting.pop(address, None)
+        return waited
+
+    def next(self) -> Address | None:
+        """Whose turn it is; None if nobody waits, or this turn is over."""
+        if not self._waiting or not self._left:
+            return None
+        self._left -= 1
+        return self._waiting.popitem(last=False)[0]
 
 
 def carries(link: Link, v6: bool) -> bool:

@@ -27,7 +27,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv6Address
 
-from lbctl_l2.address import ANSWERING, NEVER, TRYING, Address, Rank, carries, same_voice
+from lbctl_l2.address import ANSWERING, NEVER, TRYING, Address, Backlog, Rank, carries, same_voice
 from lbctl_l2.packets import (
     BROADCAST,
     Advertisement,
@@ -81,6 +81,13 @@ LISTENERS = 3
 """So many of a ranking's first listen to an IPv6 address's group: to join only at a failover would be too late."""
 BATCH = 0.02
 """Seconds between two reconsiderations of all addresses because somebody came or changed: deaths do not wait."""
+SPREAD = 2e-5
+"""The same for each address, where there are many: whoever forges heartbeats must not take up all of our time."""
+TURN = 128
+"""How many addresses are placed, judged and acted for from one `tick` to the next, each: 10,000 at once would keep
+questions and heartbeats waiting. The rest follow with the next tick, which is due at once then."""
+MOST_OFTEN = 1.1
+"""Seconds between two periodic announcements at least, whatever the order says (Linux' ARP locktime is 1 s)."""
 PATIENCE = 3
 """After so many defences against the same speaker, the one with the lesser fingerprint defers."""
 
@@ -99,12 +106,14 @@ class Machine:
         self._macs: frozenset[bytes] = frozenset()
         self._groups: Counter[tuple[int, bytes]] = Counter()
         self._heap: list[tuple[float, int, Address]] = []
+        self._unplaced, self._unjudged = Backlog(TURN), Backlog(TURN)
         self._order_of_due = itertools.count()
         self._conflicts: OrderedDict[tuple[bytes, bytes], Conflict] = OrderedDict()
         self._counts: Counter[str] = Counter()
         self._dropped: Counter[str] = Counter()
         self._dark = 0.0
-        self._speaking = 0
+        self._speaking = self._yielding = 0
+        self._returned: dict[tuple[str, int], None] = {}
         self._living: dict[frozenset[int], dict[str, Rank]] = {}
         self._reconsider, self._reconsidered = NEVER, -NEVER
         self._now, self._deaf = now, -NEVER
@@ -130,9 +139,9 @@ class Machine:
         self._enter(now)
         self._links = {link.index: link for link in links}
         self._macs = frozenset(link.mac for link in self._links.values())
-        self._groups = Counter({key: n for key, n in self._groups.items() if key[0] in self._links})
-        for address in self._addresses.values():
-            self._place(address)
+        self._leave_groups()
+        self._unplaced.add(self._addresses.values())
+        self._place_some()
         self._roll.set_links(self._links, now)
         self._react()
         self._judge_all()
@@ -145,11 +154,9 @@ class Machine:
         named = {order.address: order for order in orders}
         for gone in self._addresses.keys() - named.keys():
             self._forget(self._addresses[gone])
-        fresh = [self._take(order) for order in named.values()]
+        fresh = [address for order in named.values() if (address := self._take(order)) is not None]
         self._react()
-        for address in fresh:
-            if address is not None:
-                self._judge(address)
+        self._unjudged.add(fresh)
         return self._flush()
 
     def settle(self, now: float) -> list[Out]:
@@ -179,23 +186,28 @@ class Machine:
         return self._flush()
 
     def tick(self, now: float) -> list[Out]:
-        """Do what is due. Calling it early is harmless; more than `Timing.frozen` late means: I was frozen."""
+        """Do what is due, heartbeats first, for at most `TURN` addresses: `deadline` is past while there is more.
+
+        Calling it early is harmless; more than `Timing.frozen` late means: I was frozen.
+        """
         self._enter(now)
+        self._unplaced.turn()
+        self._unjudged.turn()
         if now >= self._settles:
             self._settled()
         self._roll.tick(now)
+        self._place_some()
         self._react()
-        while self._heap and self._heap[0][0] <= now:
-            due, _, address = heapq.heappop(self._heap)
-            if address.due == due:
-                address.due = NEVER
-                self._act(address)
+        self._judge_some()
+        self._act_for_some()
         return self._flush()
 
     def deadline(self) -> float | None:
         """When `tick` is due next; None once `left`."""
         if self._left:
             return None
+        if self._unplaced or self._unjudged:
+            return self._now
         due = self._heap[0][0] if self._heap else NEVER
         return min(due, self._roll.deadline(), self._reconsider, self._settles, self._leaves)
 
@@ -206,6 +218,7 @@ class Machine:
             self._wake()
 
     def _flush(self) -> list[Out]:
+        self._judge_some()
         if self._leaves != NEVER and not self._left:
             self._see_whether_left()
         out, self._out = self._out, []
@@ -260,8 +273,8 @@ class Machine:
         self._judge_all()
 
     def _see_whether_left(self) -> None:
-        yielding = any(address.state is State.YIELDING for address in self._addresses.values())
-        if self._now >= self._leaves or not yielding or not self._roll.somebody:
+        handed_over = not (self._yielding or self._unplaced or self._unjudged)
+        if self._now >= self._leaves or handed_over or not self._roll.somebody:
             self._left = True
             self.revision += 1
 
@@ -277,9 +290,9 @@ class Machine:
         elif address.order is order or address.order == order:
             return None
         address.order, address.first, address.deferred, address.defences = order, "", "", 0
-        self._place(address)
+        address.placed = False
         if order.periodic and address.state is State.SPEAKING and address.due == NEVER:
-            self._at(address, self._now + order.periodic)
+            self._next_round(address)
         return address
 
     def _forget(self, address: Address) -> None:
@@ -287,11 +300,18 @@ class Machine:
         for key in address.groups:
             self._unlisten(key)
         address.groups = set()
+        self._unplaced.discard(address)
+        self._unjudged.discard(address)
         del self._addresses[address.order.address], self._index[address.packed]
         self.revision += 1
 
+    def _place_some(self) -> None:
+        while (address := self._unplaced.next()) is not None:
+            self._place(address)
+
     def _place(self, address: Address) -> None:
         """Where the address is announced, and which links decide. A link that is new to it hears of it at once."""
+        address.placed = True
         only, target = address.order.interfaces, address.order.address
         allowed = [link for link in self._links.values() if only is None or link.name in only]
         homes = [link for link in allowed if any(target in own.network for own in link.addresses)] or allowed
@@ -342,12 +362,12 @@ class Machine:
         lost, roll.lost = roll.lost, set()
         if lost:
             self.revision += 1
-            for address in self._addresses.values():
-                if address.first in lost or not address.first:
-                    self._judge(address)
+            self._unjudged.add(
+                address for address in self._addresses.values() if address.first in lost or not address.first)
         if roll.changed or roll.revived or roll.idle:
             # One that was cut off says so as soon as it hears us again: wait for that.
-            earliest = max(self._now + (BATCH if roll.revived else 0.0), self._reconsidered + BATCH)
+            rest = max(BATCH, SPREAD * len(self._addresses))
+            earliest = max(self._now + (BATCH if roll.revived else 0.0), self._reconsidered + rest)
             self._reconsider = min(self._reconsider, earliest)
             if self._reconsider <= self._now:
                 self._reconsider_all()
@@ -359,23 +379,18 @@ class Machine:
         roll.changed, roll.revived, roll.idle = set(), set(), set()
         self._reconsider, self._reconsidered = NEVER, self._now
         self.revision += 1
-        for address in self._addresses.values():
+        for address in self._addresses.values() if idle else ():
             if address.holder in idle:
                 address.holder = ""
-            self._judge(address)
-        for name, link in revived:
-            self._return(name, link)
+        self._returned.update(dict.fromkeys(one for one in revived if self._announces(one[0])))
+        self._judge_all()
 
-    def _return(self, name: str, link: int) -> None:
-        """A speaker is heard again, and it may have announced what I announce: say it again, when all are heard."""
-        speaker = self._roll.speaker(name)
-        if speaker is None or speaker.flags & Flag.IDLE:
-            return
-        again = self._now + self._timing.greet
-        for address in self._addresses.values():
-            if address.state is State.SPEAKING and link in address.links and name in address.order.ranking:
-                address.announced, address.round = again, 0
-                self._at(address, again)
+    def _repeat(self, address: Address) -> None:
+        """Speakers are heard again that may have announced what I announce: say it again, when all are heard."""
+        if address.state is State.SPEAKING and any(
+                link in address.links and name in address.order.ranking for name, link in self._returned):
+            address.announced, address.round = self._now + self._timing.greet, 0
+            self._at(address, address.announced)
 
     def _rank_of(self, name: str) -> Rank:
         """As it says itself."""
@@ -443,8 +458,21 @@ class Machine:
                    for name in (*before, address.holder) if name)
 
     def _judge_all(self) -> None:
-        for address in self._addresses.values():
-            self._judge(address)
+        self._unjudged.add(self._addresses.values())
+
+    def _judge_some(self) -> None:
+        """None while links are new to some: what one has missed there may change what I am for all of them."""
+        while not self._unplaced and (address := self._unjudged.next()) is not None:
+            self._see_to(address)
+        if not self._unjudged:
+            self._returned.clear()
+
+    def _see_to(self, address: Address) -> None:
+        if not address.placed:
+            self._place(address)
+        self._judge(address)
+        if self._returned:
+            self._repeat(address)
 
     def _judge(self, address: Address) -> None:
         """Bring the address's state in line with who comes first."""
@@ -464,7 +492,8 @@ class Machine:
         if address.state is State.SPEAKING:
             self._become(address, State.YIELDING)
             self._at(address, self._now + self._timing.handover)
-            if self._rank is not Rank.LEAVING and address.first:
+            if self._rank is not Rank.LEAVING and address.first and self._now - address.asked >= self._timing.again:
+                address.asked = self._now
                 self._ask(address)
         elif address.state is not State.YIELDING:
             self._become(address, State.STANDBY)
@@ -493,6 +522,18 @@ class Machine:
         address.due = when
         if when != NEVER:
             heapq.heappush(self._heap, (when, next(self._order_of_due), address))
+
+    def _act_for_some(self) -> None:
+        """What is due, of those that are judged: nobody takes over by what was true before."""
+        for _ in range(TURN):
+            if self._unplaced or not self._heap or self._heap[0][0] > self._now:
+                return
+            due, _, address = heapq.heappop(self._heap)
+            if self._unjudged.discard(address):
+                self._see_to(address)
+            if address.due == due:
+                address.due = NEVER
+                self._act(address)
 
     def _act(self, address: Address) -> None:
         """What is pending for this address is due."""
@@ -555,6 +596,7 @@ class Machine:
         address.since = self._now
         self.revision += 1
         self._speaking += (state in ANSWERING) - (before in ANSWERING)
+        self._yielding += (state is State.YIELDING) - (before is State.YIELDING)
         self._flag()
         self._listen(address)
 
@@ -578,7 +620,7 @@ class Machine:
         if address.round < len(rounds):
             self._at(address, address.announced + rounds[address.round])
         else:
-            self._at(address, self._now + address.order.periodic if address.order.periodic else NEVER)
+            self._at(address, self._now + max(MOST_OFTEN, address.order.periodic) if address.order.periodic else NEVER)
 
     def _gratuitous(self, address: Address, link: Link) -> None:
         if address.v6:
@@ -589,7 +631,7 @@ class Machine:
         address.gratuitous += len(frames)
         self._counts["gratuitous"] += len(frames)
         for frame in frames:
-            self._send(Send(link.index, frame))
+            self._send(Send(link.index, frame, announces=address.order.address))
 
     def _ask(self, address: Address) -> None:
         question = duplicate_check if address.v6 else arp_probe
@@ -612,6 +654,14 @@ class Machine:
             if self._groups[key] == 1:
                 self._out.append(Join(key[0], IPv6Address(group)))
         address.groups = wanted
+
+    def _leave_groups(self) -> None:
+        """Those of links that are gone: the kernel has left them, and they are joined anew if the link comes back."""
+        gone = {key for key in self._groups if key[0] not in self._links}
+        for key in gone:
+            del self._groups[key]
+        for address in self._addresses.values() if gone else ():
+            address.groups -= gone
 
     def _unlisten(self, key: tuple[int, bytes]) -> None:
         if key not in self._groups:
@@ -680,7 +730,7 @@ class Machine:
             return Drop.NOT_SERVED
         address.requests += 1
         self._counts["requests"] += 1
-        if here.index not in address.links:
+        if here.index not in address.links or not carries(here, address.v6):
             return Drop.NOT_HERE
         self._reply(address, here, mac, asker)
         return None

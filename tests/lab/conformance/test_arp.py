@@ -158,7 +158,7 @@ def test_p8_a_change_of_another_address_starts_no_new_rounds(segment, quick):
 
 def test_p9_periodic_announcements_are_off_unless_ordered(segment, quick):
     quick.announce(Order(VIP, (ME,), periodic=0.1), Order(OTHER, (ME,)))
-    heard = [Arp.of(frame).spa for _, frame in segment.prober.collect(is_gratuitous(VIP), 2.0)]
+    heard = [Arp.of(frame).spa for _, frame in segment.prober.collect(is_gratuitous(VIP), 4.0)]
     assert len(heard) > 10
 
 
