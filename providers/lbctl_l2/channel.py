@@ -13,6 +13,7 @@ kernel's default send buffer; the last part says so, and the set is acted upon t
 """
 
 import contextlib
+import errno
 import itertools
 import os
 import selectors
@@ -125,34 +126,55 @@ News = Told | Seen | Log
 _encoder = msgspec.msgpack.Encoder(enc_hook=str)
 
 
+class Garbled(Exception):
+    """What the other side said makes no sense."""
+
+
 class Line(Generic[Value]):
     """One end of the socketpair. `heard` is the union of messages that the other end says."""
 
     def __init__(self, end: socket.socket, heard: Any) -> None:
         end.setblocking(False)
         self._end = end
+        self.oversized = 0
         self._decoder: msgspec.msgpack.Decoder[Value] = msgspec.msgpack.Decoder(heard, dec_hook=revive)
 
     def fileno(self) -> int:
         return self._end.fileno()
 
     def send(self, message: Command | News) -> bool:
-        """Sends at once; False if there is no room now. Raises ConnectionError if the other side is gone."""
+        """Sends at once; False if there is no room now. Raises ConnectionError if the other side is gone.
+
+        What could not be received whole (no part is so large by far, but one value might be) is dropped and counted.
+        """
+        data = _encoder.encode(message)
         try:
-            self._end.send(_encoder.encode(message))
-        except BlockingIOError:
-            return False
+            if len(data) > LARGEST:
+                raise OSError(errno.EMSGSIZE, "longer than what the other side takes")
+            self._end.send(data)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM):
+                return False
+            if error.errno != errno.EMSGSIZE:
+                raise
+            self.oversized += 1
         return True
 
     def receive(self) -> Value | None:
-        """The next message, None if there is none. Raises EOFError (or ConnectionError) if the other side is gone."""
+        """The next message, None if there is none.
+
+        Raises EOFError (or ConnectionError) if the other side is gone, `Garbled` if it makes no sense.
+        """
         try:
             data = self._end.recv(LARGEST)
         except BlockingIOError:
             return None
         if not data:
             raise EOFError("the other side of the channel is gone")
-        return self._decoder.decode(data)
+        try:
+            return self._decoder.decode(data)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise Garbled(str(error)) from error
 
     def close(self) -> None:
         self._end.close()
@@ -316,12 +338,15 @@ class DataPlane:
         failed = 0
         while not self._departing:
             began = time.monotonic()
-            code = self._serve()
+            try:
+                told = Log("error", "the data plane ended and is started again", {"code": str(self._serve())})
+            except OSError as error:  # No more processes or descriptors here, for now.
+                told = Log("error", "the data plane cannot be started; trying again", {"error": str(error)})
             if self._departing:
                 break
             failed = 0 if time.monotonic() - began > STEADY else failed
             self.restarts += 1
-            self._logged(Log("error", "the data plane ended and is started again", {"code": str(code)}))
+            self._logged(told)
             self._pause(RESTARTS[min(failed, len(RESTARTS) - 1)])
             failed += 1
 
@@ -335,14 +360,17 @@ class DataPlane:
                     os.eventfd_read(self._doorbell)
 
     def _serve(self) -> int:
-        """One process, from its start to its end; returns its exit code."""
+        """One process, from its start to its end; returns its exit code. Raises OSError if none can be started."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours:
             with theirs:
                 self._process = process = spawn(theirs.fileno())
             self._begin()
-            with contextlib.suppress(EOFError, ConnectionError):
-                self._converse(Line(ours, News))
+            try:
+                with contextlib.suppress(EOFError, OSError):  # The other side is gone.
+                    self._converse(Line(ours, News))
+            except Garbled as error:
+                self._logged(Log("error", "the data plane cannot be understood", {"error": str(error)}))
         return ended(process)
 
     def _begin(self) -> None:
@@ -359,15 +387,17 @@ class DataPlane:
         with selectors.DefaultSelector() as selector:
             selector.register(self._doorbell, selectors.EVENT_READ)
             selector.register(line, selectors.EVENT_READ)
-            silent = 0
+            silent = 0.0
             while silent < SILENT:
                 full = self._send(line)
                 selector.modify(line, selectors.EVENT_READ | (selectors.EVENT_WRITE if full else 0))
+                began = time.monotonic()
                 ready = {key.fileobj for key, _ in selector.select(1.0)}
+                # What was waited counts, not the clock: it may have been this process that stood still.
+                waited = min(time.monotonic() - began, 1.0)
                 if self._doorbell in ready:
                     os.eventfd_read(self._doorbell)
-                # Whole seconds of waiting count, not the clock: it may have been this process that stood still.
-                silent = 0 if self._receive(line) else silent + (not ready)
+                silent = 0.0 if self._receive(line) else silent + waited
         self._logged(Log("error", "the data plane says nothing and is killed", {"seconds": str(SILENT)}))
 
     def _send(self, line: Line[News]) -> bool:

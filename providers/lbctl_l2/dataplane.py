@@ -6,8 +6,9 @@ sockets, follows the interfaces and turns `wire.Machine`, which decides everythi
     frames waiting → what is due → interfaces → one message of control → what waits to go out → news for control
 
 and each step does a bounded amount of work, so that no flood, no dump of interfaces and no large set of orders keeps a
-question waiting for long. What goes to one station (answers, heartbeats) leaves at once; what goes to all of them
-(announcements, probes) may be thousands of frames, and leaves in batches of a turn.
+question waiting for long. Signs of life, and what goes to one station (answers), leave at once; what goes to all of
+them (announcements, probes) may be thousands of frames, and leaves in batches of a turn: in order, and no announcement
+of an address that is no longer ours by then.
 
 When its loop stood still for longer than others wait (`Timing.frozen`: SIGSTOP, a starved or suspended machine), every
 frame that waits is as old as that: they are thrown away unread, and the machine begins as one that was away.
@@ -34,6 +35,7 @@ from lbctl_l2.channel import (
     Depart,
     Differences,
     Exclude,
+    Garbled,
     Line,
     Log,
     Seen,
@@ -50,6 +52,8 @@ FRAMES = 32
 """Frames read from one socket in one turn."""
 BATCH = 256
 """Announcements and probes sent in one turn."""
+MOST_WAITING = 50_000
+"""Frames that may wait: more than thousands of addresses need, and no flood makes this process grow further."""
 SLICE = 500
 """Orders taken up in one turn."""
 LONGEST = 0.05
@@ -80,6 +84,7 @@ class Loop:
         self._links: tuple[Link, ...] = ()
         self._unusable: dict[str, str] = {}
         self._waiting: deque[Send] = deque()
+        self._crowded_out = self._garbled = 0
         self._selector = selectors.DefaultSelector()
         self._sockets = Sockets(self._selector)
         self._follower: netlink.Follower | None = None
@@ -157,10 +162,12 @@ class Loop:
     def _do(self, outs: Iterable[Out]) -> None:
         for out in outs:
             if isinstance(out, Send):
-                if out.frame[0] & 1:  # The group bit of an Ethernet address: to everybody, or to many.
+                if out.urgent or not out.frame[0] & 1:  # An Ethernet address's group bit: to everybody, or to many.
+                    self._sockets.send(out.link, out.frame)
+                elif len(self._waiting) < MOST_WAITING:
                     self._waiting.append(out)
                 else:
-                    self._sockets.send(out.link, out.frame)
+                    self._crowded_out += 1
             elif isinstance(out, wire.Join):
                 self._sockets.join(out.link, out.group)
             else:
@@ -169,7 +176,8 @@ class Loop:
     def _send_waiting(self) -> None:
         for _ in range(min(BATCH, len(self._waiting))):
             out = self._waiting.popleft()
-            self._sockets.send(out.link, out.frame)
+            if out.announces is None or self._machine.answers(out.announces):
+                self._sockets.send(out.link, out.frame)
         self._reopen_soon()
 
     # -- interfaces
@@ -178,16 +186,25 @@ class Loop:
         self._follower = netlink.Follower()
         self._selector.register(self._follower, selectors.EVENT_READ)
 
+    def _follow_again(self) -> None:
+        try:
+            self._follow()
+        except OSError as error:
+            self._cannot_follow(error)
+
+    def _cannot_follow(self, error: OSError) -> None:
+        self._log("error", "interfaces cannot be followed; trying again", {"error": str(error)})
+        self._retry_at = self._now + REOPEN
+
     def _look_at_interfaces(self) -> None:
         assert self._follower is not None
         try:
             changed = self._follower.read()
         except OSError as error:
-            self._log("error", "interfaces cannot be followed; trying again", {"error": str(error)})
             self._selector.unregister(self._follower)
             self._follower.close()
             self._follower = None
-            self._retry_at = self._now + REOPEN
+            self._cannot_follow(error)
             return
         if changed:
             self._use_links()
@@ -215,7 +232,7 @@ class Loop:
         """Opens again what failed; what fails once more is tried again later."""
         self._retry_at = float("inf")
         if self._follower is None:
-            self._follow()
+            self._follow_again()
         before = dict(self._sockets.refused)
         self._sockets.reopen()
         self._reopen_soon()
@@ -233,19 +250,35 @@ class Loop:
             self._line = None
             self.leave()
             return
+        except Garbled as error:
+            self._not_understood(error)
+            return
         if command is not None:
             self._obey(command)
+
+    def _not_understood(self, error: Exception) -> None:
+        """The orders stand: to go on by the last ones harms less than to end. Said once, and counted."""
+        self._garbled += 1
+        if self._garbled == 1:
+            self._log("error", "control cannot be understood; the last orders stand", {"error": str(error)})
 
     def _obey(self, command: Command) -> None:
         if isinstance(command, Update):
             self._update(command)
         elif isinstance(command, Exclude):
-            self._excluded = netlink.Exclusion(command.patterns)
-            self._use_links()
+            self._exclude(command)
         elif isinstance(command, Settle):
             self._do(self._machine.settle(self._now))
         elif isinstance(command, Depart):
             self.leave()
+
+    def _exclude(self, exclude: Exclude) -> None:
+        try:
+            self._excluded = netlink.Exclusion(exclude.patterns)
+        except ValueError as error:
+            self._not_understood(error)
+        else:
+            self._use_links()
 
     def _update(self, update: Update) -> None:
         for order in update.orders:
@@ -277,7 +310,9 @@ class Loop:
         """The machine's, with what the sockets lost among what was dropped."""
         report = self._machine.report()
         lost = {f"socket-{name.lower()}": count for name, count in self._sockets.failures.items()}
-        lost |= {"queue-full": self._sockets.overflows(), "log-line": self._news.lost}
+        lost |= {"queue-full": self._sockets.overflows(), "log-line": self._news.lost,
+                 "crowded-out": self._crowded_out, "news-too-large": self._news.oversized,
+                 "control-garbled": self._garbled}
         if self._follower is not None:
             lost |= {"netlink-overrun": self._follower.overruns, "netlink-unreadable": self._follower.unreadable}
         dropped = report.counters.dropped | {name: count for name, count in lost.items() if count}
@@ -302,6 +337,11 @@ class Reporter:
         """Soon after a change, and now and then; `rest` keeps large reports to a tenth of the time."""
         age = float("inf") if self._report is None else now - self._report.at
         return age >= max(ALWAYS, self.rest) or (revision != self._revision and age >= max(CHANGED, self.rest))
+
+    @property
+    def oversized(self) -> int:
+        """News that were too large to be told."""
+        return self._line.oversized
 
     def take(self, report: Report, revision: int) -> None:
         self._revision = revision
