@@ -8,14 +8,14 @@ import click
 import msgspec
 
 from lbctl.errors import Refused
-from lbctl.model import Family, LoadBalancer, Owner
+from lbctl.model import Family, IPAddress, LoadBalancer, Owner
 from lbctl.provider import Harness
 from lbctl.render import for_terminal, table
 from lbctl_l2 import annotations
 from lbctl_l2.book import Book
 from lbctl_l2.configured import Configured
 from lbctl_l2.crds import Problem
-from lbctl_l2.pool import Count, Pool, Usage
+from lbctl_l2.pool import Count, Pool, Usage, remember
 
 HEADER = ("pool", "from", "ranges", "family", "total", "used", "free", "reserved", "cooling", "state")
 FAMILIES: tuple[Family, ...] = ("IPv4", "IPv6")
@@ -49,9 +49,10 @@ def overview(harness: Harness) -> dict[str, Any]:
     configured = Configured(harness.kubernetes, harness.settings)
     supply = configured.look()
     book = Book(supply.pools, (address for node in harness.kubernetes.nodes() for address in node.addresses))
-    book.set_released(supply.released)
+    now = harness.now()
+    book.set_released(release for pool in supply.pools for release in remember(pool, supply.released, now))
     harness.kubernetes.services(lambda owner, lb: _enter(book, owner, lb))
-    usage = book.usage(harness.now())
+    usage = book.usage(now)
     return {
         "pools": [_plain(pool, usage[pool.name], supply.problems) for pool in book.pools],
         "problems": [msgspec.structs.asdict(problem) for problem in supply.problems],
@@ -62,12 +63,12 @@ def _enter(book: Book, owner: Owner, load_balancer: LoadBalancer | None) -> None
     """What a Service has counts, whoever serves it."""
     if load_balancer is None:
         return
+    published: tuple[IPAddress, ...] = ()
     try:
         book.put(annotations.request(load_balancer, {}))
     except Refused:
-        book.claim(owner, (), annotations.addresses(load_balancer))
-    if load_balancer.external_ips:
-        book.claim(owner, load_balancer.external_ips)
+        published = tuple(annotations.addresses(load_balancer))
+    book.claim(owner, load_balancer.external_ips, published)
 
 
 def _plain(pool: Pool, usage: Usage, problems: Iterable[Problem]) -> dict[str, Any]:

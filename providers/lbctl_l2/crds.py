@@ -12,6 +12,7 @@ that an edit which overlaps is refused, not the pool that it overlaps with; afte
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from ipaddress import ip_address
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -30,6 +31,7 @@ from lbctl_l2.pool import (
     Sharing,
     Usage,
     any_match,
+    is_buggy,
 )
 from lbctl_l2.ranges import Plots, Range, parse
 
@@ -83,7 +85,7 @@ class Problem(msgspec.Struct, frozen=True):
     served: bool = False
 
 
-class Supply(msgspec.Struct, frozen=True):
+class Supply(msgspec.Struct, frozen=True, dict=True):
     """Everything that one look at the cluster (or a file) gave: what to serve, and what is wrong.
 
     `read` are the pools as their objects said, before advertisements closed any: tells an edit from a repetition.
@@ -96,8 +98,22 @@ class Supply(msgspec.Struct, frozen=True):
     read: Mapping[str, Pool] = {}
 
     def pool_of(self, address: IPAddress) -> str:
-        """The pool that covers the address, "" for none."""
-        return next((pool.name for pool in self.pools if pool.covers(address)), "")
+        """The pool that covers the address, "" for none. However many there are: every Service is asked for."""
+        found = self._plots.overlapping(Range(address.version, int(address), int(address)))
+        avoided = found is not None and is_buggy(address) and found[1] in self._avoiding
+        return found[1] if found is not None and not avoided else ""
+
+    @cached_property
+    def _plots(self) -> Plots:
+        plots = Plots()
+        for pool in self.pools:
+            for part in pool.ranges:
+                plots.add(part, pool.name)
+        return plots
+
+    @cached_property
+    def _avoiding(self) -> frozenset[str]:
+        return frozenset(pool.name for pool in self.pools if pool.avoid_buggy)
 
 
 NOTHING = Supply()
@@ -429,7 +445,8 @@ def _range(text: str, *, bare: bool) -> Range:
         raise Wrong("invalid", f"spec.addresses: {error}") from error
     for never in _NOBODYS:
         if found.overlaps(never):
-            raise Wrong("invalid", f"spec.addresses: {text!r} reaches to {never}, which no host can have: leave it out")
+            way = f"{text!r:.100} reaches to {never}, which no host can have: leave it out"
+            raise Wrong("invalid", f"spec.addresses: {way}")
     return found
 
 
@@ -602,7 +619,7 @@ def advertisement_status(
         "type": "Ready",
         "status": said,
         "reason": first.reason if first else "serving",
-        "message": " ".join(f"{problem.reason}: {problem.message}." for problem in own),
+        "message": _short(" ".join(f"{problem.reason}: {problem.message}." for problem in own)),
         "lastTransitionTime": since or _time(now),
         "observedGeneration": item.generation,
     }
@@ -611,6 +628,11 @@ def advertisement_status(
 
 _HINTS = ("unknown-field", "field-not-served", "reservation-outside", "reserved-twice", "unreadable-status")
 """Problems of an object that is served as it stands."""
+
+
+def _short(message: str) -> str:
+    """Cut to what a person reads, and the API server takes."""
+    return message if len(message) <= 1024 else f"{message[:1023]}…"
 
 
 def _time(at: datetime) -> str:

@@ -245,7 +245,7 @@ class Ledger:
             return
         self._supply = supply
         known = dict.fromkeys((*self._remembered, *supply.released, *fresh))
-        self.releases = {pool.name: remember(pool, known, (), now) for pool in supply.pools}
+        self.releases = {pool.name: remember(pool, known, now) for pool in supply.pools}
         remembered = tuple(release for found in self.releases.values() for release in found)
         if remembered != self._remembered:
             self._remembered = remembered

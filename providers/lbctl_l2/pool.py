@@ -256,44 +256,17 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     notes: tuple[Note, ...] = ()
 
 
-class Holding(msgspec.Struct, frozen=True, gc=False):
-    """That Service has that address."""
-
-    owner: Owner
-    address: IPAddress
+# ── releases ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Loss(msgspec.Struct, frozen=True, gc=False):
-    """That Service would lose the address that it has from that pool."""
+def remember(pool: Pool, releases: Iterable[Release], now: datetime) -> tuple[Release, ...]:
+    """Those of the releases that are the pool's: the oldest first, each address once, while they rest, 256 at most.
 
-    owner: Owner
-    address: IPAddress
-    pool: str
-
-
-# ── edits and releases ────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def losing(old: Iterable[Pool], new: Iterable[Pool], holdings: Iterable[Holding]) -> tuple[Loss, ...]:
-    """Who would lose which address if the pools became the new ones: whose address no new pool covers."""
-    before, after = tuple(old), tuple(new)
-    lost = (
-        Loss(holding.owner, holding.address, pool)
-        for holding in holdings
-        if (pool := pool_of(before, holding.address)) and not pool_of(after, holding.address)
-    )
-    return tuple(sorted(lost, key=lambda loss: (loss.pool, loss.address.version, int(loss.address), loss.owner)))
-
-
-def pool_of(pools: Iterable[Pool], address: IPAddress) -> str:
-    """The pool that covers the address, "" for none."""
-    return next((pool.name for pool in pools if pool.covers(address)), "")
-
-
-def remember(pool: Pool, known: Iterable[Release], released: Iterable[Release], now: datetime) -> tuple[Release, ...]:
-    """The pool's releases with these added: the oldest first, each address once, while they rest, 256 at most."""
+    What was released later than now, by a clock that was wrong then or is now, was released now.
+    """
     newest: dict[IPAddress, Release] = {}
-    for release in sorted((*known, *released), key=lambda r: (r.at, r.address.version, int(r.address))):
+    past = (release if release.at <= now else Release(release.address, now) for release in releases)
+    for release in sorted(past, key=lambda r: (r.at, r.address.version, int(r.address))):
         newest.pop(release.address, None)
         if pool.covers(release.address) and now - release.at < pool.cooldown:
             newest[release.address] = release

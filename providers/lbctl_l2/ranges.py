@@ -52,17 +52,17 @@ def parse(text: str, *, bare: bool = True) -> Range:
     Spaces around each address do not matter. Raises ValueError with a sentence.
     """
     if "%" in text:
-        raise ValueError(f"{text!r} has a scope id: addresses of one link cannot be given to Services")
+        raise ValueError(f"{text!r:.100} has a scope id: addresses of one link cannot be given to Services")
     start, dash, end = text.partition("-")
     if dash:
         return _between(text, start, end)
     if "/" not in text and not bare:
-        raise ValueError(f"{text!r} is neither a CIDR nor a range: write {_suggestion(text)}")
+        raise ValueError(f"{text!r:.100} is neither a CIDR nor a range: write {_suggestion(text)}")
     try:
         network = ip_network(text.strip(), strict=False)
     except ValueError:
         raise ValueError(
-            f"{text!r} is not a range of addresses: write it like 192.0.2.0/24 or 192.0.2.10-192.0.2.20"
+            f"{text!r:.100} is not a range of addresses: write it like 192.0.2.0/24 or 192.0.2.10-192.0.2.20"
         ) from None
     return Range(network.version, int(network.network_address), int(network.broadcast_address), text.strip())
 
@@ -71,11 +71,11 @@ def _between(text: str, start: str, end: str) -> Range:
     try:
         first, last = ip_address(start.strip()), ip_address(end.strip())
     except ValueError:
-        raise ValueError(f"{text!r} is not a range of addresses: write it like 192.0.2.10-192.0.2.20") from None
+        raise ValueError(f"{text!r:.100} is not a range of addresses: write it like 192.0.2.10-192.0.2.20") from None
     if first.version != last.version:
-        raise ValueError(f"{text!r} begins in one family and ends in the other: make two ranges of it")
+        raise ValueError(f"{text!r:.100} begins in one family and ends in the other: make two ranges of it")
     if int(first) > int(last):
-        raise ValueError(f"{text!r} ends before it begins: write {last}-{first}")
+        raise ValueError(f"{text!r:.100} ends before it begins: write {last}-{first}")
     return Range(first.version, int(first), int(last), f"{first}-{last}")
 
 
@@ -85,6 +85,25 @@ def _suggestion(text: str) -> str:
     except ValueError:
         return "it like 192.0.2.0/24 or 192.0.2.10-192.0.2.20"
     return f"{address}/{address.max_prefixlen}"
+
+
+class Plots:
+    """Ranges that do not overlap, and whose each of them is. Looking and adding take O(log n) comparisons."""
+
+    def __init__(self) -> None:
+        self._starts: list[tuple[int, int]] = []
+        self._plots: list[tuple[Range, str]] = []
+
+    def add(self, part: Range, whose: str) -> None:
+        """One that overlaps none of those that are there."""
+        at = bisect_right(self._starts, (part.version, part.first))
+        self._starts.insert(at, (part.version, part.first))
+        self._plots.insert(at, (part, whose))
+
+    def overlapping(self, part: Range) -> tuple[Range, str] | None:
+        """The last one that overlaps it, and whose it is."""
+        at = bisect_right(self._starts, (part.version, part.last)) - 1
+        return self._plots[at] if at >= 0 and self._plots[at][0].overlaps(part) else None
 
 
 class Intervals:
