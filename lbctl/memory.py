@@ -297,7 +297,7 @@ plugin = Plugin(
     name="memory",
     make=MemoryProvider,
     settings=(
-        Setting("cloud", "which of this process's clouds to use", default="default"),
-        Setting("drain", "seconds that a replaced address stays for its connections", default="120"),
+        Setting("cloud", "which of this process's clouds to use", default="default", metavar="NAME"),
+        Setting("drain", "seconds that a replaced address stays for its connections", default="120", metavar="SECONDS"),
     ),
 )

@@ -292,13 +292,17 @@ InsightFactory = Callable[[Harness], Insight]
 
 
 class Setting(msgspec.Struct, frozen=True):
-    """One setting of a provider: `--aws-region`, `LBCTL_AWS_REGION` (or one of `env`), `aws.region` in the file."""
+    """One setting of a provider: `--aws-region`, `LBCTL_AWS_REGION` (or one of `env`), `aws.region` in the file.
+
+    `metavar` is what stands for its value in --help: `--aws-region REGION`.
+    """
 
     name: str
     help: str
     default: str = ""
     env: tuple[str, ...] = ()
     required: bool = False
+    metavar: str = "VALUE"
 
 
 class Plugin(msgspec.Struct, frozen=True):

@@ -41,11 +41,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 
 CONNECTION = {
-    "kubeconfig": "The kubeconfig FILE.",
-    "context": "The kubeconfig's context.",
-    "config": "lbctl's configuration FILE.",
+    "kubeconfig": ("FILE", "the kubeconfig file"),
+    "context": ("NAME", "the context within the kubeconfig"),
+    "config": ("FILE", "the configuration file"),
 }
-"""What a command that a plugin adds takes beside its own options."""
+"""What a command that a plugin adds takes beside its own options: what stands for a value, and what it is."""
 
 
 class Verbs(click.Group):
@@ -116,9 +116,10 @@ def _connect(command: click.Command) -> None:
         ctx.obj = _Shell(given)
 
     names = {option for parameter in command.params for option in parameter.opts}
-    for name, text in CONNECTION.items():
+    for name, (metavar, text) in CONNECTION.items():
         if f"--{name}" not in names:
-            command.params.append(click.Option([f"--{name}"], help=text, expose_value=False, callback=take))
+            option = click.Option([f"--{name}"], metavar=metavar, help=text, expose_value=False, callback=take)
+            command.params.append(option)
 
 
 class _Shell:

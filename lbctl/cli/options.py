@@ -104,10 +104,24 @@ def _option(field: config.Field) -> click.Option:
         flag = click.Option([f"{field.flag}/--no-{field.flag[2:]}", name], default=None, help=said)
     else:
         several = field.key == "providers"
-        metavar = "NAME" if several else field.wanted.upper().replace(" OR ", "|") if " or " in field.wanted else "TEXT"
         kind: Any = str if several else Said(field)
-        flag = click.Option([field.flag, name], type=kind, multiple=several, metavar=metavar, help=said)
+        flag = click.Option([field.flag, name], type=kind, multiple=several, metavar=_metavar(field), help=said)
     return _named(flag, f"setting:{field.key}")
+
+
+_METAVARS = {
+    "kubeconfig": "FILE", "cluster_id": "ID", "listen": "HOST:PORT", "workers": "NUMBER", "limits.from_count": "NUMBER",
+    "limits.max_delete": "PERCENT",
+}  # fmt: skip
+
+
+def _metavar(field: config.Field) -> str:
+    """What stands for its value in --help."""
+    if field.key in _METAVARS:
+        return _METAVARS[field.key]
+    if field.wanted == config.SECONDS:
+        return "DURATION"
+    return f"[{field.wanted.replace(' or ', '|')}]" if " or " in field.wanted else "NAME"
 
 
 def _provider_options() -> Iterable[click.Option]:
@@ -123,7 +137,7 @@ def _provider_options() -> Iterable[click.Option]:
         for setting in plugin.settings:
             said = f"{setting.help}  [{config.variable(plugin, setting)}]"
             parameter = f"setting_{name}_{setting.name}".replace("-", "_")
-            option = click.Option([config.option(plugin, setting), parameter], metavar="TEXT", help=said)
+            option = click.Option([config.option(plugin, setting), parameter], metavar=setting.metavar, help=said)
             yield _named(option, f"setting:{name}.{setting.name}")
 
 

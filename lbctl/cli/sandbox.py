@@ -35,8 +35,10 @@ def _wait(ended: threading.Event) -> None:
 
 @click.command("sandbox")
 @click.option("--provider", "providers", multiple=True, metavar="NAME", help="whose cloud stands in  [default: aws]")
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="where the Kubernetes API listens; 0: any")
-@click.option("--nodes", type=click.IntRange(1, 100), default=3, show_default=True, help="how many nodes there are")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, metavar="PORT",
+              help="where the Kubernetes API listens; 0: any")  # fmt: skip
+@click.option("--nodes", type=click.IntRange(1, 100), default=3, show_default=True, metavar="NUMBER",
+              help="how many nodes there are")  # fmt: skip
 @click.option("--state", type=click.Path(file_okay=False, path_type=Path), default=STATE, show_default=True,
               help="the folder for kubeconfig and lbctl.yaml")  # fmt: skip
 def sandbox(providers: tuple[str, ...], port: int, nodes: int, state: Path) -> int:

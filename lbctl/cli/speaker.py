@@ -66,7 +66,7 @@ def _flag(setting: "Setting") -> click.Option:
     variables = [f"LBCTL_{setting.name.replace('-', '_').upper()}", *setting.env]
     said = f"{setting.help}  [{', '.join(variables)}]"
     parameter = f"speaker_{setting.name.replace('-', '_')}"
-    option = click.Option([f"--{setting.name}", parameter], metavar="TEXT", help=said, envvar=variables)
+    option = click.Option([f"--{setting.name}", parameter], metavar=setting.metavar, help=said, envvar=variables)
     option.name = f"speaker:{setting.name}"
     return option
 

@@ -15,23 +15,29 @@ from lbctl.model import Node, Scheme
 from lbctl.provider import Setting
 
 SETTINGS = (
-    Setting("region", "the AWS region, e.g. eu-central-1", env=("AWS_REGION", "AWS_DEFAULT_REGION"), required=True),
+    Setting("region", "the AWS region, e.g. eu-central-1", env=("AWS_REGION", "AWS_DEFAULT_REGION"), required=True,
+            metavar="REGION"),
     Setting("vpc-id", "the VPC; found from the nodes' instances, else this machine's metadata, where not given",
-            env=("AWS_VPC_ID",)),
+            env=("AWS_VPC_ID",), metavar="ID"),
     Setting(
         "cluster-name",
         "the cluster's name in AWS tags: kubernetes.io/cluster/NAME on subnets, security groups and instances",
         env=("AWS_CLUSTER_NAME", "CLUSTER_NAME"),
+        metavar="NAME",
     ),
-    Setting("node-port-range", "the API server's --service-node-port-range", default="30000-32767"),
+    Setting("node-port-range", "the API server's --service-node-port-range", default="30000-32767",
+            metavar="FIRST-LAST"),
     Setting("default-scheme", "who may reach a Service that does not say: internet-facing or internal",
-            default="internet-facing"),
-    Setting("drain-seconds", "how long a replaced load balancer outlives its replacement's creation", default="120"),
-    Setting("ssl-policy", "the TLS policy of Services that name none", default="ELBSecurityPolicy-2016-08"),
-    Setting("tags", "tags for everything that lbctl makes: key=value,key=value"),
+            default="internet-facing", metavar="[internet-facing|internal]"),
+    Setting("drain-seconds", "how long a replaced load balancer outlives its replacement's creation", default="120",
+            metavar="SECONDS"),
+    Setting("ssl-policy", "the TLS policy of Services that name none", default="ELBSecurityPolicy-2016-08",
+            metavar="NAME"),
+    Setting("tags", "tags for everything that lbctl makes: key=value,key=value", metavar="KEY=VALUE,…"),
     Setting("audit-budget", "calls that one audit may spend on what AWS tells one at a time (targets, attributes)",
-            default="300"),
-    Setting("endpoint-url", "another address for the AWS API: a VPC endpoint, a stand-in", env=("AWS_ENDPOINT_URL",)),
+            default="300", metavar="NUMBER"),
+    Setting("endpoint-url", "another address for the AWS API: a VPC endpoint, a stand-in", env=("AWS_ENDPOINT_URL",),
+            metavar="URL"),
 )
 
 

@@ -12,17 +12,19 @@ from lbctl_l2.leases import DrainOn
 from lbctl_l2.netlink import EXCLUDED
 
 SETTINGS = (
-    Setting("node-name", "this node's name in Kubernetes", env=("NODE_NAME",), required=True),
+    Setting("node-name", "this node's name in Kubernetes", env=("NODE_NAME",), required=True, metavar="NAME"),
     Setting("state-file", "where the last state is kept, for a start without the API server; empty for nowhere",
-            "/var/lib/lbctl/speaker.json"),
+            "/var/lib/lbctl/speaker.json", metavar="FILE"),
     Setting("exclude-interfaces", "regular expressions of interfaces that nothing is announced on: with commas "
-            "between, or @/path of a file with one on each line, which may change at any time", ",".join(EXCLUDED)),
-    Setting("settle", "seconds that a node must have been back before it is given addresses", "30"),
+            "between, or @/path of a file with one on each line, which may change at any time", ",".join(EXCLUDED),
+            metavar="REGEX,…|@FILE"),
+    Setting("settle", "seconds that a node must have been back before it is given addresses", "30", metavar="SECONDS"),
     Setting("ignore-exclude-lb", "true: the label that excludes nodes from load balancers does not count (one-node "
-            "labs)", "false"),
+            "labs)", "false", metavar="[true|false]"),
     Setting("drain-on", "when a node hands its addresses over: cordon, drain (cordoned and none of our Services' "
-            "endpoints is left) or none", "drain"),
-    Setting("garp-interval", "seconds between gratuitous announcements after the first five; 0 for none", "0"),
+            "endpoints is left) or none", "drain", metavar="[cordon|drain|none]"),
+    Setting("garp-interval", "seconds between gratuitous announcements after the first five; 0 for none", "0",
+            metavar="SECONDS"),
 )  # fmt: skip
 """The flags of `lbctl speaker`."""
 

@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from lbctl.provider import Insight, Provider, Speaker
 
 SETTINGS = (
-    Setting("addresses", "ranges to give out beside the cluster's pools, separated by commas (labs, CI)"),
-    Setting("pools", "a file with more AddressPools and L2Advertisements, or MetalLB's own"),
-    Setting("metallb-namespace", "where MetalLB's configuration is read from; none: it is not read", "metallb-system"),
-    Setting("cooldown", "seconds that an address of --l2-addresses rests after its release", "300"),
+    Setting("addresses", "ranges to give out beside the cluster's pools, separated by commas (labs, CI)",
+            metavar="CIDR|FIRST-LAST,…"),
+    Setting("pools", "a file with more AddressPools and L2Advertisements, or MetalLB's own", metavar="FILE"),
+    Setting("metallb-namespace", "where MetalLB's configuration is read from; none: it is not read", "metallb-system",
+            metavar="NAME"),
+    Setting("cooldown", "seconds that an address of --l2-addresses rests after its release", "300", metavar="SECONDS"),
 )  # fmt: skip
 
 

@@ -36,6 +36,12 @@ def test_help_names_every_verb_and_every_exit_code(lbctl) -> None:
         assert re.search(rf"^ +{code}  {re.escape(text)}$", ran.out, re.M)
 
 
+@pytest.mark.parametrize("name", [*COMMANDS, *plugins.points(plugins.COMMANDS)])
+def test_every_option_says_what_sort_of_value_it_takes(lbctl, name: str) -> None:
+    said = lbctl(name, "--help").out
+    assert not re.search(r"^  -.* (TEXT|VALUE|INTEGER|FLOAT|PATH)\b", said, re.M)
+
+
 def test_help_and_typos_know_the_verbs_that_providers_add(lbctl) -> None:
     ran = lbctl("--help")
     for name in plugins.points(plugins.COMMANDS):

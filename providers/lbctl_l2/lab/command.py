@@ -33,8 +33,10 @@ END = 20.0
 
 
 @click.command("lab")
-@click.option("--nodes", type=click.IntRange(1, 20), default=3, show_default=True, help="how many nodes there are")
-@click.option("--services", type=click.IntRange(1, 50), default=3, show_default=True, help="how many Services")
+@click.option("--nodes", type=click.IntRange(1, 20), default=3, show_default=True, metavar="NUMBER",
+              help="how many nodes there are")  # fmt: skip
+@click.option("--services", type=click.IntRange(1, 50), default=3, show_default=True, metavar="NUMBER",
+              help="how many Services")  # fmt: skip
 @click.option("--down", is_flag=True, help="end the labs of this machine that are up")
 def lab(nodes: int, services: int, down: bool) -> int:
     """Bare metal on this machine: nodes, a client and a router in network namespaces, until Ctrl-C. Needs root.
