@@ -9,6 +9,7 @@ import click
 from lbctl.cli import codes, output
 
 STATE = Path(".lbctl")
+STATE_HELP = f"the folder for kubeconfig and lbctl.yaml, which stay there  [default: {STATE}, removed at the end]"
 
 
 def _default_providers() -> tuple[str, ...]:
@@ -39,9 +40,8 @@ def _wait(ended: threading.Event) -> None:
               help="where the Kubernetes API listens; 0: any")  # fmt: skip
 @click.option("--nodes", type=click.IntRange(1, 100), default=3, show_default=True, metavar="NUMBER",
               help="how many nodes there are")  # fmt: skip
-@click.option("--state", type=click.Path(file_okay=False, path_type=Path), default=STATE, show_default=True,
-              help="the folder for kubeconfig and lbctl.yaml")  # fmt: skip
-def sandbox(providers: tuple[str, ...], port: int, nodes: int, state: Path) -> int:
+@click.option("--state", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER", help=STATE_HELP)
+def sandbox(providers: tuple[str, ...], port: int, nodes: int, state: Path | None) -> int:
     """A small Kubernetes and small clouds on loopback, in memory, until Ctrl-C.
 
     kubectl works against it, and so does `lbctl run`: everything but the network is as in a cluster.
@@ -49,7 +49,7 @@ def sandbox(providers: tuple[str, ...], port: int, nodes: int, state: Path) -> i
     from lbctl.sandbox.sandbox import Sandbox
 
     ended = _interruption()
-    world = Sandbox(providers or _default_providers(), state, port=port, nodes=nodes)
+    world = Sandbox(providers or _default_providers(), state or STATE, port=port, nodes=nodes, lent=state is None)
     try:
         world.start()
         output.say(
@@ -70,9 +70,8 @@ def sandbox(providers: tuple[str, ...], port: int, nodes: int, state: Path) -> i
 @click.command("demo")
 @click.option("--provider", metavar="NAME", help="whose cloud stands in  [default: aws where it is installed]")
 @click.option("--keep", is_flag=True, help="stay up at the end, until Ctrl-C")
-@click.option("--state", type=click.Path(file_okay=False, path_type=Path), default=STATE, show_default=True,
-              help="the folder for kubeconfig and lbctl.yaml")  # fmt: skip
-def demo(provider: str | None, keep: bool, state: Path) -> int:
+@click.option("--state", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER", help=STATE_HELP)
+def demo(provider: str | None, keep: bool, state: Path | None) -> int:
     """The life of a few Services on this machine: applied, served, damaged, repaired, deleted, and nothing left.
 
     The real controller against the sandbox. It checks what it shows, and ends with an error if something is not as it
@@ -86,7 +85,11 @@ def demo(provider: str | None, keep: bool, state: Path) -> int:
 
     configure_logging("text", "error", sys.stderr)
     logging.getLogger("lbctl").setLevel(logging.CRITICAL)
-    show = Demo(provider or _default_providers()[0], state, lambda text: output.say(text.rstrip("\n") + "\n"))
+
+    def say(text: str) -> None:
+        output.say(text.rstrip("\n") + "\n")
+
+    show = Demo(provider or _default_providers()[0], state or STATE, say, lent=state is None)
     show.run(keep=(lambda: _wait(_interruption())) if keep else None)
     output.say("\nThat was all of it. Next: lbctl sandbox, or lbctl plan --help\n")
     return codes.OK

@@ -82,11 +82,11 @@ class Broken(LbctlError):
 
 
 class Demo:
-    """One run. `say` gets each line that a person should read."""
+    """One run. `say` gets each line that a person should read; `lent` as of a `Sandbox`."""
 
-    def __init__(self, provider: str, state: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, provider: str, state: Path, say: Callable[[str], None], *, lent: bool = False) -> None:
         self._provider, self._say = provider, say
-        self._sandbox = Sandbox([provider], state)
+        self._sandbox = Sandbox([provider], state, lent=lent)
         self._calls: Counter[str] = Counter()
         self._counting = threading.Lock()
         self._client: Client

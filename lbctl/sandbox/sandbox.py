@@ -22,10 +22,14 @@ class Sandbox:
 
     state   the folder for the kubeconfig and the configuration file, both readable by their owner only
     port    where the Kubernetes API listens; 0 for any free port
+    lent    the folder is ours for as long as it is up: what was written there goes at the end, and an empty folder, too
     """
 
-    def __init__(self, providers: Sequence[str], state: Path, *, port: int = 0, nodes: int = NODES) -> None:
+    def __init__(
+        self, providers: Sequence[str], state: Path, *, port: int = 0, nodes: int = NODES, lent: bool = False
+    ) -> None:
         self.providers, self.state, self._port, self._count = tuple(providers), state, port, nodes
+        self._lent, self._written = lent, dict[Path, bytes]()
         self.kube = KubeSandbox()
         self.standins: dict[str, Standin] = {name: plugins.standin(name) for name in providers}
         self.kubeconfig = state / "kubeconfig"
@@ -40,12 +44,23 @@ class Sandbox:
         self.kube.seed([manifest(node) for node in self._nodes()])
         self.kube.kubeconfig(self.kubeconfig)
         self._write_config()
+        self._written = {path: path.read_bytes() for path in (self.kubeconfig, self.config)}
 
     def stop(self) -> None:
         """End everything. Safe to repeat."""
         self.kube.stop()
         for standin in self.standins.values():
             standin.stop()
+        if self._lent:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove what we wrote, if it is still that: another sandbox may have been started here since."""
+        for path, content in self._written.items():
+            if path.is_file() and path.read_bytes() == content:
+                path.unlink()
+        if self.state.is_dir() and not any(self.state.iterdir()):
+            self.state.rmdir()
 
     def settings(self, provider: str) -> Mapping[str, str]:
         """What the provider has to be told to reach its stand-in."""

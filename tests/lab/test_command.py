@@ -32,7 +32,9 @@ def line(lab: subprocess.Popen[str], pattern: str) -> re.Match[str]:
     raise AssertionError(f"no {pattern} in:\n{''.join(said)}")
 
 
-def test_a_lab_tells_who_announces_revives_the_dead_and_leaves_nothing(lab: subprocess.Popen[str]) -> None:
+def test_a_lab_tells_who_announces_revives_the_dead_and_leaves_nothing(
+    lab: subprocess.Popen[str], tmp_path: Path
+) -> None:
     token = line(lab, r"node-1 +ip netns exec lbctl-lab-(\w+)-node-1 bash")[1]
     holder = line(lab, r"192\.0\.2\.100  (node-\d)")[1]
     pids = subprocess.run(["ip", "netns", "pids", f"lbctl-lab-{token}-{holder}"], capture_output=True, check=True)
@@ -43,3 +45,4 @@ def test_a_lab_tells_who_announces_revives_the_dead_and_leaves_nothing(lab: subp
     line(lab, "The lab is gone")
     assert lab.wait() == 0
     assert not names(token)
+    assert list(tmp_path.iterdir()) == []

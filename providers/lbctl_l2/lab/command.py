@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import click
@@ -82,7 +82,7 @@ def _down() -> int:
 def _api() -> Iterator[Api]:
     """A Kubernetes API without nodes, as `lbctl sandbox` gives it. What it says is shown if it fails."""
     state = Path.cwd() / ".lbctl" / "lab"
-    shutil.rmtree(state, ignore_errors=True)
+    _swept(state)
     command = ["sandbox", "--provider=memory", "--nodes=1", f"--state={state}"]
     process = subprocess.Popen(bound(*command), stdout=subprocess.DEVNULL, start_new_session=True)
     try:
@@ -93,6 +93,14 @@ def _api() -> Iterator[Api]:
     finally:
         process.terminate()
         process.wait()
+        _swept(state)
+
+
+def _swept(state: Path) -> None:
+    """Remove the folder, and the one around it unless others have something there."""
+    shutil.rmtree(state, ignore_errors=True)
+    with suppress(OSError):
+        state.parent.rmdir()
 
 
 def _reached(kubeconfig: Path, process: "subprocess.Popen[bytes]") -> Api:
