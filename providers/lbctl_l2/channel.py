@@ -23,7 +23,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Set
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import msgspec
@@ -198,14 +198,22 @@ class Differences(Generic[Key, Value]):
 
     def want(self, latest: Mapping[Key, Value]) -> None:
         """The whole set as it should be known."""
-        for key, value in latest.items():
+        self.see(latest)
+        self.keep(latest.keys())
+
+    def see(self, some: Mapping[Key, Value]) -> None:
+        """A part of the set as it should be known; the rest is as it was."""
+        for key, value in some.items():
             if self.latest.get(key) != value:
-                self._new[key] = value
+                self.latest[key] = self._new[key] = value
                 self._old.pop(key, None)
-        for key in self.latest.keys() - latest.keys():
+
+    def keep(self, held: Set[Key]) -> None:
+        """Only these of what was seen, all of which were."""
+        for key in self.latest.keys() - held if len(self.latest) > len(held) else ():
             self._new.pop(key, None)
             self._old[key] = None
-        self.latest = dict(latest)
+            del self.latest[key]
 
     def forget(self) -> None:
         """The other side is a new one, and knows nothing."""

@@ -19,12 +19,13 @@ It needs CAP_NET_RAW and nothing else: no root, no file, no Kubernetes.
 
 import contextlib
 import gc
+import itertools
 import selectors
 import signal
 import socket
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Set
 from types import FrameType
 
 import msgspec
@@ -50,12 +51,14 @@ from lbctl_l2.wire import AddressReport, IPAddress, Link, Machine, Order, Out, P
 
 FRAMES = 32
 """Frames read from one socket in one turn."""
-BATCH = 256
-"""Announcements and probes sent in one turn."""
+BATCH = 2 * wire.TURN
+"""Announcements and probes sent on each link in one turn: as many as the machine makes, two frames for an address."""
 MOST_WAITING = 50_000
 """Frames that may wait: more than thousands of addresses need, and no flood makes this process grow further."""
 SLICE = 500
 """Orders taken up in one turn."""
+LOOKED_AT = 256
+"""Addresses looked at for a report in one turn."""
 LONGEST = 0.05
 """Seconds of the longest wait: a gap much longer than this is not ours."""
 REOPEN = 0.2
@@ -89,6 +92,8 @@ class Loop:
         self._sockets = Sockets(self._selector)
         self._follower: netlink.Follower | None = None
         self._news = Reporter(line)
+        self._looking: Iterator[AddressReport] | None = None
+        self._revision, self._spent = -1, 0.0
         self._retry_at = float("inf")
         self._end_at = float("inf")
         self._asked_to_leave = False
@@ -141,7 +146,7 @@ class Loop:
         self._selector.close()
 
     def _patience(self) -> float:
-        if self._waiting or self._news.eager:
+        if self._waiting or self._news.eager or self._looking is not None:
             return 0.0
         deadline = self._machine.deadline()
         left = LONGEST if deadline is None else deadline - self._time()
@@ -174,7 +179,7 @@ class Loop:
                 self._sockets.leave(out.link, out.group)
 
     def _send_waiting(self) -> None:
-        for _ in range(min(BATCH, len(self._waiting))):
+        for _ in range(min(BATCH * max(len(self._links), 1), len(self._waiting))):
             out = self._waiting.popleft()
             if out.announces is None or self._machine.answers(out.announces):
                 self._sockets.send(out.link, out.frame)
@@ -247,7 +252,7 @@ class Loop:
             command = self._line.receive()
         except (EOFError, ConnectionError):
             self._selector.unregister(self._line)
-            self._line = None
+            self._line = self._looking = None
             self.leave()
             return
         except Garbled as error:
@@ -301,14 +306,25 @@ class Loop:
 
     def _tell(self) -> None:
         if self._line is not None:
-            if self._news.due(self._machine.revision, self._now):
-                self._news.take(self._report(), self._machine.revision)
-                self._news.rest = 9 * (self._time() - self._now)
+            if self._looking is None and self._news.due(self._machine.revision, self._now):
+                self._looking, self._revision, self._spent = self._machine.look(), self._machine.revision, 0.0
+            if self._looking is not None:
+                self._look_on(self._looking)
             self._news.send()
 
+    def _look_on(self, addresses: Iterator[AddressReport]) -> None:
+        """A part of a report's addresses; after the last, the report."""
+        began, part = self._time(), tuple(itertools.islice(addresses, LOOKED_AT))
+        self._news.see(part)
+        if len(part) < LOOKED_AT:
+            self._looking = None
+            self._news.take(self._report(), self._revision, self._machine.held)
+        self._spent += self._time() - began
+        self._news.rest = 9 * self._spent
+
     def _report(self) -> Report:
-        """The machine's, with what the sockets lost among what was dropped."""
-        report = self._machine.report()
+        """The machine's without the addresses, with what the sockets lost among what was dropped."""
+        report = self._machine.summary()
         lost = {f"socket-{name.lower()}": count for name, count in self._sockets.failures.items()}
         lost |= {"queue-full": self._sockets.overflows(), "log-line": self._news.lost,
                  "crowded-out": self._crowded_out, "news-too-large": self._news.oversized,
@@ -343,10 +359,15 @@ class Reporter:
         """News that were too large to be told."""
         return self._line.oversized
 
-    def take(self, report: Report, revision: int) -> None:
+    def see(self, addresses: Iterable[AddressReport]) -> None:
+        """Some addresses, before the report that they belong to is taken."""
+        self._addresses.see({address.address: address for address in addresses})
+
+    def take(self, report: Report, revision: int, held: Set[IPAddress]) -> None:
+        """A report without its addresses: they are those that were seen and are still held."""
         self._revision = revision
-        self._addresses.want({address.address: address for address in report.addresses})
-        self._report = msgspec.structs.replace(report, addresses=())
+        self._addresses.keep(held)
+        self._report = report
         self._told = False
 
     def seen(self, seen: Seen) -> None:

@@ -24,8 +24,10 @@ the one with the lesser fingerprint defers after its third defence.
 import heapq
 import itertools
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from ipaddress import IPv6Address
+
+import msgspec
 
 from lbctl_l2.address import ANSWERING, NEVER, TRYING, Address, Backlog, Rank, carries, same_voice
 from lbctl_l2.packets import (
@@ -848,11 +850,24 @@ class Machine:
         known = self._addresses.get(address)
         return known is not None and known.state in ANSWERING
 
+    @property
+    def held(self) -> Set[IPAddress]:
+        """What there are orders for, as a view."""
+        return self._addresses.keys()
+
+    def look(self) -> Iterator[AddressReport]:
+        """Each address that there is an order for now, as it is when it is asked for: thousands need not be at once."""
+        return map(self._report_address, tuple(self._addresses.values()))
+
     def report(self) -> Report:
         """A snapshot, O(addresses + peers)."""
+        return msgspec.structs.replace(self.summary(), addresses=tuple(self.look()))
+
+    def summary(self) -> Report:
+        """A snapshot without the addresses, O(peers)."""
         return Report(
             me=self._me, at=self._now, settled=self.settled, leaving=self._leaves != NEVER, left=self._left,
-            addresses=tuple(self._report_address(address) for address in self._addresses.values()),
+            addresses=(),
             peers=tuple(self._report_peer(name.name) for name in self._roll.speakers()),
             conflicts=tuple(self._conflicts.values()), counters=self._report_counters(),
         )

@@ -13,7 +13,7 @@ import pytest
 
 from lbctl_l2 import channel
 from lbctl_l2.channel import Command, DataPlane, Line, Log, News, Start, Told, Update
-from lbctl_l2.dataplane import Loop, Reporter
+from lbctl_l2.dataplane import LOOKED_AT, Loop, Reporter
 from lbctl_l2.wire import AddressReport, Counters, Order, Peer, Report, State, Timing
 
 if not hasattr(socket, "AF_PACKET"):
@@ -135,7 +135,8 @@ def test_a_wrong_list_of_interfaces_never_reaches_it(plane):
 def test_the_process_imports_nothing_that_is_not_needed():
     imported = "import sys, lbctl_l2.dataplane; print(*sys.modules)"
     names = subprocess.run([sys.executable, "-c", imported], capture_output=True, text=True, check=True).stdout.split()
-    heavy = {"kubernetes", "urllib3", "click", "rich", "yaml", "asyncio", "subprocess", "ctypes", "lbctl.provider"}
+    heavy = {"kubernetes", "urllib3", "click", "rich", "yaml", "asyncio", "subprocess", "ctypes", "lbctl.provider",
+             "_hashlib", "pathlib"}
     assert heavy & set(names) == set()
 
 
@@ -194,13 +195,18 @@ def report(*addresses: AddressReport, at: float = 1.0) -> Report:
     return Report("a", at, True, False, False, addresses, (), (), Counters())
 
 
+def give(reporter: Reporter, whole: Report, revision: int) -> None:
+    reporter.see(whole.addresses)
+    reporter.take(report(at=whole.at), revision, {address.address for address in whole.addresses})
+
+
 def test_a_report_says_only_what_changed(ends):
     control, plane = ends
     reporter = Reporter(plane)
     first, second = (AddressReport(VIP + number, State.STANDBY, 0.0) for number in range(2))
-    reporter.take(report(first, second), 1)
+    give(reporter, report(first, second), 1)
     reporter.send()
-    reporter.take(report(first), 2)
+    give(reporter, report(first), 2)
     reporter.send()
     assert control.receive() == Told(report(first, second))
     assert control.receive() == Told(report(), (VIP + 1,))
@@ -209,7 +215,7 @@ def test_a_report_says_only_what_changed(ends):
 def test_a_large_report_goes_in_parts_without_waiting(ends):
     control, plane = ends
     reporter = Reporter(plane)
-    reporter.take(report(*[AddressReport(VIP + number, State.STANDBY, 0.0) for number in range(20_000)]), 1)
+    give(reporter, report(*[AddressReport(VIP + number, State.STANDBY, 0.0) for number in range(20_000)]), 1)
     heard: list[Told] = []
     while not heard or heard[-1].more:
         reporter.send()
@@ -219,18 +225,42 @@ def test_a_large_report_goes_in_parts_without_waiting(ends):
     assert len(heard) > 10
 
 
+def test_thousands_are_looked_at_in_parts_and_told_whole(ends, loop, monkeypatch):
+    control, _ = ends
+    looked: list[int] = []
+    see = loop._news.see
+    monkeypatch.setattr(loop._news, "see", lambda part: (looked.append(len(part)), see(part)))
+    loop._update(Update(tuple(orders(1000))))
+    told: list[Told] = []
+    while not told or told[-1].more:
+        loop.turn()
+        while (news := control.receive()) is not None:
+            told += [news] if isinstance(news, Told) else []
+    assert looked[:4] == [LOOKED_AT] * 3 + [1000 - 3 * LOOKED_AT]
+    assert sum(len(part.report.addresses) for part in told) == 1000
+
+
+def test_what_ends_while_it_is_looked_at_is_not_told(ends, loop):
+    loop._update(Update(tuple(orders(1000))))
+    loop._tell()
+    loop._update(Update(ended=tuple(VIP + number for number in range(900))))
+    while loop._looking is not None:
+        loop._tell()
+    assert loop._news._addresses.latest.keys() == {VIP + number for number in range(900, 1000)}
+
+
 @pytest.mark.parametrize(("revision", "now", "due"), [
     (1, 1.05, False), (1, 1.5, False), (1, 2.0, True), (2, 1.05, False), (2, 1.1, True),
 ])
 def test_reports_are_ten_a_second_after_changes_and_one_otherwise(ends, revision, now, due):
     reporter = Reporter(ends[1])
     assert reporter.due(1, 0.0)
-    reporter.take(report(at=1.0), 1)
+    give(reporter, report(at=1.0), 1)
     assert reporter.due(revision, now) is due
 
 
 def test_a_report_that_took_long_is_not_made_often(ends):
     reporter = Reporter(ends[1])
-    reporter.take(report(at=1.0), 1)
+    give(reporter, report(at=1.0), 1)
     reporter.rest = 3.0
     assert [reporter.due(2, now) for now in (2.5, 4.1)] == [False, True]
