@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lbctl.cli.session import Session
     from lbctl.kube.objects import EndpointSlice, Service
     from lbctl.model import LoadBalancer, Node, Note, Owner
-    from lbctl.plan import Plan
+    from lbctl.plan import Change, Plan
 
 
 @click.command("explain", cls=options.Configured)
@@ -84,8 +84,8 @@ def _explanation(session: "Session", given: "Inputs", owner: "Owner") -> Explana
     return replace(
         bare, verdict=_verdict(service, refusal is not None, bool(mine[0])),
         refusal=refusal, notes=tuple(note for note in plan.notes if note.owner == owner),
-        changes=tuple(mine[0]), pending=tuple(mine[1]), frozen=tuple(mine[2]), limit=plan.limit if mine[2] else "",
-        unchanged=plan.unchanged, walk=walk,
+        changes=tuple(map(_change_here, mine[0])), pending=tuple(mine[1]), frozen=tuple(mine[2]),
+        limit=plan.limit if mine[2] else "", unchanged=plan.unchanged, walk=walk,
     )  # fmt: skip
 
 
@@ -144,11 +144,27 @@ def _conditions(service: "Service") -> tuple[tuple[str, str, str, str], ...]:
 
 
 def _told(service: "Service", message: str) -> str:
-    """A condition's message, without the hint to look here."""
     from lbctl.kube import read
+
+    return str(_here(read.owner(service), message))
+
+
+def _here(owner: "Owner", said: Any) -> Any:
+    """What a condition says, or a field with conditions in it, without the hint to look here."""
     from lbctl.kube.status import look
 
-    return message.removesuffix(look(read.owner(service)))
+    if isinstance(said, str):
+        return said.removesuffix(look(owner))
+    if isinstance(said, tuple):
+        return tuple(_here(owner, item) for item in said)
+    return {key: _here(owner, item) for key, item in said.items()} if isinstance(said, dict) else said
+
+
+def _change_here(change: "Change") -> "Change":
+    owner, after = change.owner, change.after
+    updates = (replace(d, before=_here(owner, d.before), after=_here(owner, d.after)) for d in change.updates)
+    after = after and replace(after, fields=_here(owner, dict(after.fields)))
+    return replace(change, after=after, updates=tuple(updates))
 
 
 # ── the way of a packet ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -126,7 +126,7 @@ class Insight:
         if found:
             said = ", ".join(sorted(frozenset().union(*found.values())))
             way = "nothing has to be done: they mean the same as those under metallb.io/"
-            yield Sight("annotations", f"{_named(sorted(found))} use MetalLB's old names: {said}", None, way)
+            yield Sight("annotations", f"MetalLB's old names {said} are used by {_named(sorted(found))}", None, way)
 
     def _cell(self, address: IPAddress) -> str:
         holder, since = self._look.holder(address)

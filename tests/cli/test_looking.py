@@ -177,6 +177,8 @@ def test_explain_without_such_a_service_is_1(lbctl, world) -> None:
 
 def test_explain_does_not_send_to_itself(lbctl, world) -> None:
     world.put()
+    assert "run lbctl explain default/web" in lbctl("plan").out
+    assert "lbctl explain" not in lbctl("explain", "web").out
     lbctl("apply")
     assert "run lbctl explain" in world.client.get("/api/v1/namespaces/default/services/web").decode()
     said = lbctl("explain", "web").out

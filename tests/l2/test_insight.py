@@ -75,7 +75,7 @@ def test_old_names_are_a_mild_notice() -> None:
     objects: Objects = {"lbctl.io/addresspools": [LAB], "lbctl.io/l2advertisements": [ALL]}
     _, sight = found(objects, "metallb.universe.tf/address-pool", "metallb.universe.tf/ip-allocated-from-pool")
     assert (sight.topic, sight.ok) == ("annotations", None)
-    assert sight.text == "a/one, a/two use MetalLB's old names: metallb.universe.tf/address-pool"
+    assert sight.text == "MetalLB's old names metallb.universe.tf/address-pool are used by a/one, a/two"
     assert "metallb.io" in sight.way
 
 
