@@ -323,8 +323,8 @@ def _told(watch: Watch, item: Object) -> Iterator[Problem]:
     if watch.plural in _BGP:
         yield Problem(
             kind, item.name, "bgp-not-served",
-            f"lbctl announces by ARP and NDP, not by BGP: {kind} {item.name} has no effect; make an L2Advertisement "
-            "for the pools that it was for, where there is none",
+            "lbctl announces by ARP and NDP, not by BGP: it has no effect; make an L2Advertisement for the pools "
+            "that it was for, where there is none",
         )
     shapes: dict[str, type[_Shape]] = {"ipaddresspools": _IPAddressPool, "l2advertisements": _MetalLBAdvertisement}
     shape = shapes.get(watch.plural)
