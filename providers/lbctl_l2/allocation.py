@@ -1,7 +1,7 @@
 """Which addresses each Service ought to have.  PURE: the same Book, the same time, the same answer.
 
-Holders first: whoever has an address keeps it while any pool covers it and nobody older has it, too. The others are
-served in the order of their creation:
+Holders first: whoever has an address keeps it while any pool covers it and nobody older has it, too; and while there
+is a pool that cannot be read, of which it may be. The others are served in the order of their creation:
 
     an address by name (its own word, else a reservation)    that one or a refusal
     any address                                              pinned pools by priority, then the others by name;
@@ -356,7 +356,12 @@ def _notes(book: Book, request: Request, addresses: Sequence[IPAddress]) -> tupl
                 request.owner, DEGRADED, "shared-across-namespaces",
                 f"{address} is shared with {_listed(sorted(strangers))}: give it another key if that is not meant",
             ))
-        if place is not None and not _keeps_rightly(book, request, place.pool, address):
+        if place is None:
+            found.append(Note(
+                request.owner, DEGRADED, "pool-unknown",
+                f"{address} lies in no pool that is known: it keeps it until {_listed(book.unknown)} can be read again",
+            ))
+        elif not _keeps_rightly(book, request, place.pool, address):
             found.append(Note(
                 request.owner, DEGRADED, place.pool.closed or "pool-not-allowed",
                 f"it keeps {address}, but would not get it again: the pool {place.pool.name} is not for it any more",

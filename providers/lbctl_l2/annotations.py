@@ -71,6 +71,12 @@ def addresses(load_balancer: LoadBalancer) -> Iterator[IPAddress]:
             yield found
 
 
+def terms(load_balancer: LoadBalancer) -> object:
+    """All that decides who may share its addresses; equal ones let in the same. None: nobody may."""
+    said = tuple(load_balancer.annotations.get(name, "").strip() for name in SHARING)
+    return (said, _backend(load_balancer), load_balancer.ports) if any(said) else None
+
+
 def _families(load_balancer: LoadBalancer) -> tuple[Family, ...]:
     several = load_balancer.ip_family_policy in ("PreferDualStack", "RequireDualStack")
     return load_balancer.ip_families if several else load_balancer.ip_families[:1]

@@ -108,6 +108,7 @@ class Book:
     def __init__(self, pools: Iterable[Pool] = (), nodes: Iterable[IPAddress] = ()) -> None:
         self.requests: dict[Owner, Request] = {}
         self.nodes = frozenset(nodes)
+        self.unknown: tuple[str, ...] = ()
         self.stuck: set[Owner] = set()
         """Who was refused, and nothing has happened since that could help: a cache, nothing follows from it."""
         self._claimants: dict[IPAddress, set[Owner]] = {}
@@ -167,6 +168,13 @@ class Book:
         self._order_rests()
         self._unseen.update(self.requests)
         self.stuck.clear()
+
+    def set_unknown(self, pools: tuple[str, ...]) -> None:
+        """Of these pools nobody knows what is theirs: while there are any, who has an address of no pool keeps it."""
+        if pools != self.unknown:
+            self.unknown = pools
+            self._unseen.update(self.requests)
+            self.stuck.clear()
 
     def set_nodes(self, addresses: Iterable[IPAddress]) -> None:
         """These are the nodes' addresses now: never given out."""
@@ -413,7 +421,7 @@ class Book:
     def unfit(self, request: Request, address: IPAddress) -> str:
         """Why it should have another address, as a sentence; "" if it should not."""
         pool, wish = self.pool_of(address), self.wish(request, family(address))
-        if not pool:
+        if not pool and not self.unknown:
             return f"{address} lies in no pool any more"
         if address in self.nodes:
             return f"{address} is the address of a node"
@@ -421,7 +429,7 @@ class Book:
             return f"{address} is no private address, and it is to be internal"
         if wish is not None and wish != address:
             return f"it has {address}, and is to have {wish}"
-        if request.pool and request.pool != pool:
+        if pool and request.pool and request.pool != pool:
             return f"it has {address} of the pool {pool}, and asks for {request.pool}"
         return ""
 

@@ -57,11 +57,18 @@ class Configured:
         """As it is said now."""
         if self._stale:
             self._stale = False
-            self._found = crds.read(self._kubernetes.objects, self.watches)
-            fresh = crds.supply((*self._found, *self._said), self.supply)
-            fresh = msgspec.structs.replace(fresh, problems=(*self._misread, *fresh.problems))
-            self.supply = fresh if fresh != self.supply else self.supply
+            try:
+                self._read()
+            except BaseException:
+                self._stale = True
+                raise
         return self.supply
+
+    def _read(self) -> None:
+        self._found = crds.read(self._kubernetes.objects, self.watches)
+        fresh = crds.supply((*self._found, *self._said), self.supply)
+        fresh = msgspec.structs.replace(fresh, problems=(*self._misread, *fresh.problems))
+        self.supply = fresh if fresh != self.supply else self.supply
 
     def objects(self, watch: Watch) -> Iterator[Object]:
         """The cluster's objects of this sort, as of the last look."""

@@ -97,6 +97,12 @@ class Supply(msgspec.Struct, frozen=True, dict=True):
     problems: tuple[Problem, ...] = ()
     read: Mapping[str, Pool] = {}
 
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Pools of which no good version is known (any more): an address that lies in no pool may be one of theirs."""
+        wrong = (problem for problem in self.problems if problem.reason in _NO_POOL and not problem.served)
+        return tuple(sorted({problem.name for problem in wrong}))
+
     def pool_of(self, address: IPAddress) -> str:
         """The pool that covers the address, "" for none. However many there are: every Service is asked for."""
         found = self._plots.overlapping(Range(address.version, int(address), int(address)))
@@ -117,6 +123,8 @@ class Supply(msgspec.Struct, frozen=True, dict=True):
 
 
 NOTHING = Supply()
+
+_NO_POOL = ("invalid-pool", "overlapping-pool")
 
 Found = tuple[Watch, Object]
 """An object, and what sort it is of."""

@@ -16,8 +16,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from ipaddress import ip_address
-from itertools import chain
-from typing import cast
+from typing import NamedTuple, cast
 
 import msgspec
 
@@ -33,8 +32,13 @@ from lbctl_l2.pool import Pool, Release, remember
 ADDRESS = "address"
 """The kind of what is promised."""
 
-Claimed = tuple[tuple[IPAddress, ...], tuple[IPAddress, ...]]
-"""Somebody's externalIPs, and what is in his status."""
+
+class Claimed(NamedTuple):
+    """Somebody's externalIPs, what is in his status, and on what terms others may share that, if they may."""
+
+    external: tuple[IPAddress, ...] = ()
+    published: tuple[IPAddress, ...] = ()
+    terms: object = None
 
 
 class Ask(msgspec.Struct, frozen=True, gc=False):
@@ -109,14 +113,16 @@ class Ledger:
             self._renewed.add(owner)
 
     def told(self, owner: Owner, load_balancer: LoadBalancer | None) -> frozenset[IPAddress]:
-        """Somebody's Service, as it is now. The addresses that it claims now and did not before, or the reverse."""
+        """Somebody's Service, as it is now. The addresses that it claims now and did not before, or the reverse; and
+        those that others may share on other terms."""
         now = _claimed(load_balancer)
         with self._lock:
-            before = self._told.pop(owner, ((), ()))
+            before = self._told.pop(owner, Claimed())
             if any(now):
                 self._told[owner] = now
             self._news.add(owner)
-        return frozenset(chain(*before)) ^ frozenset(chain(*now))
+        moved = {*before.external, *before.published} ^ {*now.external, *now.published}
+        return frozenset(moved.union(now.published if before.terms != now.terms else ()))
 
     # -- a look, on the planning thread -------------------------------------------------------------------------
 
@@ -148,6 +154,7 @@ class Ledger:
         if supply.pools != self._pools:
             self._pools = supply.pools
             self.book.set_pools(supply.pools)
+        self.book.set_unknown(supply.unknown)
         if nodes is not self._nodes:
             self._nodes = nodes
             self.book.set_nodes(address for node in nodes for address in node.addresses)
@@ -200,7 +207,7 @@ class Ledger:
         """One Service, as everything says now."""
         self.refused.pop(owner, None)
         ask = self._asks.get(owner)
-        external, published = self._claims(owner)
+        external, published, _ = self._claims(owner)
         if ask is None:
             self.book.remove(owner)
             self._claim(owner, external, published)
@@ -234,7 +241,7 @@ class Ledger:
     def _claims(self, owner: Owner) -> Claimed:
         """What somebody claims whom we do not serve."""
         with self._lock:
-            return self._told.get(owner, ((), ()))
+            return self._told.get(owner, Claimed())
 
     # -- releases -----------------------------------------------------------------------------------------------
 
@@ -273,5 +280,6 @@ def _flying(scope: Scope) -> dict[Owner, tuple[IPAddress, ...]]:
 
 def _claimed(load_balancer: LoadBalancer | None) -> Claimed:
     if load_balancer is None:
-        return (), ()
-    return load_balancer.external_ips, tuple(annotations.addresses(load_balancer))
+        return Claimed()
+    published = tuple(annotations.addresses(load_balancer))
+    return Claimed(load_balancer.external_ips, published, annotations.terms(load_balancer) if published else None)

@@ -248,6 +248,42 @@ def test_events_come_to_what_a_new_process_reads(changes: list[tuple[str, str, s
         assert stage.refusals() == scratch.refusals()
 
 
+# -- what is not known -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrong", ["192.0.2.0-192.0.2.300", "198.51.100.0/24"], ids=["invalid", "overlapping"])
+def test_a_restart_moves_nobody_whose_pool_cannot_be_read_any_more(wrong: str) -> None:
+    good = pool("good", "198.51.100.0/24", uid="1")
+    stage = Stage("", Cluster(addresspools=[pool("lab", wrong, uid="2"), good]))
+    stage.put(lb("a/one", "192.0.2.7", annotations={"lbctl.io/address-pool": "lab"}))
+    stage.put(lb("a/two", "192.0.2.8"))
+    stage.put(lb("a/new"))
+    assert stage.given() == {"a/one": ["192.0.2.7"], "a/two": ["192.0.2.8"], "a/new": ["198.51.100.0"]}
+    notes = [note for note in stage.look()[0].notes if note.owner == "a/one"]
+    assert [(note.reason, "until lab can be read again" in note.message) for note in notes] == [("pool-unknown", True)]
+    stage.cluster.put("addresspools", pool("lab", "192.0.2.0/29", uid="2"), good)
+    assert stage.given("a/one", "a/two") == {"a/one": ["192.0.2.7"], "a/two": ["198.51.100.1"]}
+
+
+def test_who_has_an_address_of_a_pool_that_could_not_be_read_moves_when_that_is_deleted() -> None:
+    good = pool("good", "198.51.100.0/24", uid="1")
+    stage = Stage("", Cluster(addresspools=[pool("lab", "nonsense", uid="2"), good]))
+    stage.put(lb("a/one", "192.0.2.7"))
+    assert stage.given() == {"a/one": ["192.0.2.7"]}
+    stage.cluster.put("addresspools", good)
+    assert stage.given() == {"a/one": ["198.51.100.0"]}
+
+
+def test_a_look_that_failed_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage("", Cluster(addresspools=[pool("lab", "192.0.2.7", uid="1")]))
+    stage.put(lb("a/one"))
+    with monkeypatch.context() as patch:
+        patch.setattr(crds, "supply", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            stage.look()
+    assert stage.given() == {"a/one": ["192.0.2.7"]}
+
+
 # -- who asks, who does not --------------------------------------------------------------------------------------------
 
 
@@ -282,6 +318,23 @@ def test_a_strangers_address_is_taken_and_free_again_when_it_goes() -> None:
     stage.cluster.tell(stranger, gone=True)
     assert "a/one" in stage.again[0]
     assert stage.given("a/one") == {"a/one": ["192.0.2.7"]}
+
+
+def test_who_shares_an_address_and_makes_room_wakes_whoever_waits_for_it() -> None:
+    stage = Stage("192.0.2.7")
+    shares = {"metallb.io/allow-shared-ip": "k"}
+    stage.put(first := lb("a/one", "192.0.2.7", age=1, annotations=shares))
+    stage.cluster.tell(first)
+    stage.put(lb("a/two", annotations=shares))
+    assert stage.refusals() == {"a/two": "pool-exhausted"}
+    stage.again.clear()
+    stage.put(first := msgspec.structs.replace(first, ports=(Port(81),)))
+    stage.cluster.tell(first)
+    assert "a/two" in stage.again[0]
+    assert stage.given("a/two") == {"a/two": ["192.0.2.7"]}
+    stage.again.clear()
+    stage.cluster.tell(msgspec.structs.replace(first, labels={"edited": "yes"}))
+    assert stage.again == []
 
 
 def test_a_stranger_that_claims_a_pools_address_by_external_ips_hears_it_once() -> None:
