@@ -146,7 +146,9 @@ class Controller:
                 self._schedule(result)
             elif result.outcome != "done":
                 self._tell_again[owner] = (self._clock() + max(result.after, self._timing.backoff), told)
-            self._wake.notify_all()
+            if result.outcome != "done" or self._dirty or self._untold:
+                # Thousands that land well while nobody waits for one of them are no reason to wake the loop.
+                self._wake.notify_all()
         if told is None:
             if result.outcome == "done" and any(step.action == "delete" for step in result.applied):
                 self._look_again_at_refused()
@@ -199,7 +201,8 @@ class Controller:
         self._dirty |= due
         for owner in [owner for owner, (at, _) in self._tell_again.items() if at <= now]:
             self._untold.setdefault(owner, self._tell_again.pop(owner)[1])
-        busy = self.reconciler.lanes.busy()
+        pressing = self._next_audit <= now or self._everything or self._dirty or self._untold
+        busy = self.reconciler.lanes.busy() if pressing else frozenset[Owner]()
         if self._next_audit <= now:
             everybody = self.reconciler.wanted.by_owner.keys() if self._everything else ()
             marked, unclear = frozenset({*self._dirty, *self._later, *everybody}), frozenset(self._unclear - busy)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lbctl.errors import LbctlError, Retry
 from lbctl.kube import conditions, read
 from lbctl.kube.client import STRATEGIC, Client, Invalid, NotFound, as_retry
-from lbctl.kube.objects import SERVICES, Service, decode, decoder, key
+from lbctl.kube.objects import SERVICES, Service, decode, decoder, key, stamped
 from lbctl.kube.store import Store
 from lbctl.model import READY, Ingress, LoadBalancer, Owner, Resource
 from lbctl.plan import Change, Kind
@@ -46,11 +46,19 @@ class Writer:
         same = {"uid": metadata.uid} if metadata.uid else {}
         guarded = {**body, "metadata": {**body.get("metadata", {}), **same}}
         with self._services.writing(key(service), news=_somebody_else_too) as answered:
-            written = decode(self._client.request("PATCH", path, guarded, STRATEGIC), self._decoder)
-            if not isinstance(written, Service):
-                raise LbctlError(f"the API server's answer for {key(service)}: {written.problem}")
+            written = self._read(self._client.request("PATCH", path, guarded, STRATEGIC), key(service))
             answered(written)
         return written
+
+    def _read(self, answer: bytes, name: str) -> Service:
+        """The answer decoded, unless the watch was faster and it is here already."""
+        stamp = stamped(answer)
+        if stamp is not None and (known := self._services.known(stamp)) is not None:
+            return known
+        written = decode(answer, self._decoder)
+        if isinstance(written, Service):
+            return written
+        raise LbctlError(f"the API server's answer for {name}: {written.problem}")
 
 
 def _somebody_else_too(old: Service, new: Service) -> bool:

@@ -258,6 +258,20 @@ class Bare(msgspec.Struct, frozen=True):
     metadata: dict[str, Any] = {}
 
 
+class Stamp(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    """Which version of which object this is."""
+
+    name: str = ""
+    namespace: str = ""
+    resource_version: str = ""
+
+
+class Stamped(msgspec.Struct, frozen=True):
+    """An object of which only the stamp is read: a tenth of what it costs to decode it."""
+
+    metadata: Stamp
+
+
 T = TypeVar("T", bound=Object)
 H = TypeVar("H", bound=Hashable)
 
@@ -294,10 +308,21 @@ LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 """A copy of the whole manifest, written by kubectl. Nobody here reads it, and it is half of a Service's bytes."""
 
 
-def key(item: Object) -> str:
+def key(item: Object | Stamped) -> str:
     """`namespace/name`, or `name` where there are no namespaces."""
     metadata = item.metadata
     return f"{metadata.namespace}/{metadata.name}" if metadata.namespace else metadata.name
+
+
+_stamps = msgspec.json.Decoder(Stamped)
+
+
+def stamped(raw: bytes | msgspec.Raw) -> Stamped | None:
+    """Which version of which object this is; None for what bears no such stamp."""
+    try:
+        return _stamps.decode(raw)
+    except msgspec.DecodeError:
+        return None
 
 
 def decoder(kind: type[T]) -> msgspec.json.Decoder[T]:

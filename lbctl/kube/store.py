@@ -55,6 +55,11 @@ class Store(Generic[T]):
         """The object with this key, as last heard."""
         return self._objects.get(key)
 
+    def known(self, stamped: objects.Stamped) -> T | None:
+        """The object, if just this version of it is here: then there is no need to decode it again."""
+        item = self._objects.get(objects.key(stamped))
+        return item if item and item.metadata.resource_version == stamped.metadata.resource_version else None
+
     def all(self) -> tuple[T, ...]:
         """Every object, as of one moment."""
         with self._lock:
