@@ -88,20 +88,26 @@ class Reporter:
         return (known.status if known is not None and newer else report.item.status) != report.status
 
     def _write(self, reports: Iterable[Report]) -> None:
-        failed = ""
-        for report in reports:
-            try:
-                answer = self._kubernetes.patch(report.watch, report.item.name, _patch(report), subresource="status")
-                self._answers[report.watch, report.item.name] = answer
-            except LbctlError as error:
-                failed = "" if error.reason == "NotFound" else error.message
-        with self._lock:
-            self._writing = False
-            if failed:
-                self._next = self._clock() + PATIENCE
+        failed: list[str] = []
+        try:
+            failed += (error for report in reports if (error := self._write_one(report)))
+        finally:
+            with self._lock:
+                self._writing = False
+                if failed:
+                    self._next = self._clock() + PATIENCE
         if failed:
-            log.warning("the usage of pools could not be reported", extra={"error": failed})
+            log.warning("the usage of pools could not be reported", extra={"error": failed[0], "pools": len(failed)})
             self.ask()
+
+    def _write_one(self, report: Report) -> str:
+        """Why it could not be written, "" if it was. Of an object that is gone there is nothing to report."""
+        try:
+            answer = self._kubernetes.patch(report.watch, report.item.name, _patch(report), subresource="status")
+        except LbctlError as error:
+            return "" if error.reason == "NotFound" else error.message
+        self._answers[report.watch, report.item.name] = answer
+        return ""
 
 
 def _objects(configured: Configured) -> Iterator[tuple[Watch, Object]]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lbctl.cluster import NoKubernetes, Object, Watch
-from lbctl.errors import Unavailable
+from lbctl.errors import LbctlError, Unavailable
 from lbctl.model import SHARED, Owner
 from lbctl.provider import Scope
 from lbctl_l2 import crds, usage
@@ -157,3 +157,32 @@ def test_a_status_of_before_is_mended_field_by_field() -> None:
     status = dict(cluster.written)["lab"]
     assert (status["usage"], status["nonsense"]) == (None, None)
     assert status["conditions"][0]["reason"] == "invalid-pool"
+
+
+def test_what_could_not_be_written_is_tried_again_though_another_object_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(usage, "PATIENCE", 0.1)
+    desk = Desk(Cluster())
+    answers = iter([Unavailable("no answer"), LbctlError("there is no such object", reason="NotFound")])
+    monkeypatch.setattr(desk.cluster, "patch", lambda *_, **__: (_ for _ in ()).throw(next(answers)))
+    desk.look()
+    assert desk.wish()
+    desk.look(SHARED)
+    assert desk.wish()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_error_that_nobody_thought_of_costs_one_report_and_not_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = Desk(Cluster())
+    with monkeypatch.context() as patch:
+        patch.setattr(desk.cluster, "patch", lambda *_, **__: desk.cluster.done.release() or 1 / 0)
+        desk.look()
+        assert desk.wish()
+        desk.look(SHARED)
+        assert desk.cluster.done.acquire(timeout=5)
+    desk.clock += 2
+    desk.look()
+    assert desk.wish()
+    desk.look(SHARED)
+    assert all(desk.cluster.done.acquire(timeout=5) for _ in range(2))
