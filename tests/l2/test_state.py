@@ -1,5 +1,6 @@
 """The last state on disk."""
 
+import logging
 import os
 from ipaddress import ip_address, ip_network
 
@@ -85,6 +86,7 @@ def test_a_state_that_is_not_there_is_nothing_to_speak_of(tmp_path, caplog):
 
 def refused(path, caplog, node: str = "a", cluster: str = "c") -> str:
     """Why it was; said once."""
+    caplog.set_level(logging.WARNING, "lbctl_l2.state")
     assert File(str(path)).read(node, cluster) is None
     [line] = caplog.records
     assert (line.message, line.levelname) == ("the last state cannot be used", "WARNING")
