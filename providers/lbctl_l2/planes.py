@@ -61,6 +61,10 @@ class MemoryPlane:
             self._do(self._machine.set_orders(tuple(self.given.values()), self.peers, self._now))
         self.run(6.0)
 
+    def settle(self) -> None:
+        with self._lock:
+            self._do(self._machine.settle(self._now))
+
     def exclude(self, patterns: Iterable[str]) -> None:
         with self._lock:
             self._links = self._chosen(patterns)
