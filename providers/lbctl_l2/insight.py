@@ -102,12 +102,19 @@ class Insight:
             yield Sight("speakers", f"no speaker lives on {_named(silent)}", False, way)
         else:
             yield Sight("speakers", f"{len(self._look.roll.members)} nodes have one that lives", True)
-        for name, item in sorted(self._look.said.items()):
-            for problem in item.facts.problems:
-                yield Sight("speakers", f"{name}: {problem.reason}: {problem.message}", False)
+        yield from self._complaints()
         yield from self._trouble("")
         yield from self._pools()
         yield from self._old_names()
+
+    def _complaints(self) -> Iterator[Sight]:
+        """What several speakers say of one thing is said once, in the first one's words."""
+        found: dict[tuple[str, str], dict[str, str]] = {}
+        for name, item in sorted(self._look.said.items()):
+            for problem in item.facts.problems:
+                found.setdefault((problem.reason, problem.address), {}).setdefault(name, problem.message)
+        for (reason, _), said in found.items():
+            yield Sight("speakers", f"{_named(tuple(said))}: {reason}", False, next(iter(said.values())))
 
     def _pools(self) -> Iterator[Sight]:
         """All that is wrong with objects, also with those that speakers need not know (BGP)."""

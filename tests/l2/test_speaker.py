@@ -243,7 +243,7 @@ def test_addresses_that_may_not_be_announced_leave_the_speaker_in_peace(kube, ho
     for name, ip in (("web", "192.0.2.100"), ("gateway", "192.0.2.1"), ("node", "192.0.2.12")):
         served(kube, name, ip)
     house.join()
-    eventually(lambda: VIP in house.lease().announcing and house.desk.at_rest())
+    eventually(lambda: VIP in house.lease().announcing and house.lease().facts.founds and house.desk.at_rest())
     house.desk.controller.mark("default/web")
     eventually(house.desk.at_rest)
     assert stays(house.desk.at_rest)
@@ -349,7 +349,7 @@ def test_a_renewal_of_another_lease_makes_no_pass_and_anything_else_does(kube, m
     served(kube, "web", "192.0.2.100")
     other_lease(kube, {})
     house = make_house("node-1").join()
-    eventually(lambda: VIP in house.lease().announcing and house.desk.at_rest())
+    eventually(lambda: VIP in house.lease().announcing and house.lease().facts.founds and house.desk.at_rest())
     passes: list[int] = []
     house.desk.controller.mark_all = lambda: passes.append(1)
     eventually(lambda: passes.clear() or stays(lambda: not passes), 30)
@@ -531,7 +531,8 @@ def test_a_vip_that_kube_proxy_holds_without_strict_arp_is_told(kube, make_house
     (problem,) = eventually(lambda: house.lease().facts.problems, 20)
     assert (problem.reason, "192.0.2.100" in problem.message) == ("ipvs-without-strict-arp", True)
     assert VIP in house.plane.given
-    assert eventually(lambda: [s for s in house.insight().findings() if "strictARP" in s.text and s.ok is False])
+    found = eventually(lambda: [s for s in house.insight().findings() if "ipvs-without-strict-arp" in s.text])
+    assert [(s.text, s.ok, "strictARP" in s.way) for s in found] == [("node-1: ipvs-without-strict-arp", False, True)]
 
 
 # ── what people see ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -131,7 +131,7 @@ A shell on each (as root, in another terminal):
   {"router":8} ip netns exec {cluster.lab.router.name} bash
 
 See:    export KUBECONFIG={cluster.api.kubeconfig} LBCTL_CONFIG={cluster.config}
-        lbctl status; lbctl election; lbctl explain web-0
+        lbctl status; lbctl election; lbctl explain web-0; lbctl doctor
         ip netns exec {cluster.lab.client.name} ip neigh
         tail -f {cluster.lab.folder}/*.log
 Ask:    ip netns exec {cluster.lab.client.name} {sys.executable} -c \\
