@@ -320,6 +320,21 @@ def test_a_flood_does_not_make_the_queue_grow(loop, sent):
     assert loop._report().counters.dropped["crowded-out"] == 10
 
 
+@pytest.mark.parametrize("links", [1, 3])
+def test_one_turn_sends_what_one_turn_makes_on_every_link(loop, sent, links):
+    loop._links = (LINK,) * links
+    loop._do([Send(1, packets.BROADCAST + bytes(36))] * 10_000)
+    loop._send_waiting()
+    assert len(sent) == 2 * TURN * links
+
+
+def test_what_the_kernel_takes_in_no_piece_is_counted_and_ends_nothing(loop, ends):
+    ends[1].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    loop._news.seen(Seen((), {"eth0": "x" * 100_000}))
+    loop._tell()
+    assert loop._report().counters.dropped["news-too-large"] == 1
+
+
 def test_news_too_large_for_the_line_are_counted_and_end_nothing(loop):
     loop._news.seen(Seen((), {f"eth{number}": "x" * 100 for number in range(2000)}))
     loop._tell()
