@@ -18,10 +18,7 @@ from itertools import islice
 
 from lbctl.model import DEGRADED, Family, IPAddress, Note, Owner, Refusal
 from lbctl_l2.book import Book
-from lbctl_l2.pool import Outcome, Pool, Request, family, is_private
-
-TOLD = 8
-"""So many pools are named in a refusal; of more, their number."""
+from lbctl_l2.pool import TOLD, Outcome, Pool, Request, family, is_private
 
 ROOMMATES = 16
 """So many addresses of one sharing key are looked at before a Service gets an address of its own, if there is one."""

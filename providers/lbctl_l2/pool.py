@@ -30,6 +30,9 @@ COOLDOWN = timedelta(minutes=5)
 RELEASES = 256
 """How many releases a pool remembers."""
 
+TOLD = 8
+"""So many pools, and ranges of a pool, are named in a sentence; of more, their number."""
+
 PRIVATE = (
     IPv4Network("10.0.0.0/8"), IPv4Network("172.16.0.0/12"), IPv4Network("192.168.0.0/16"), IPv6Network("fc00::/7"),
 )
@@ -138,7 +141,8 @@ class Pool(msgspec.Struct, frozen=True):
         return not self.service_selectors or any_match(self.service_selectors, labels)
 
     def __str__(self) -> str:
-        return f"{self.name} ({', '.join(map(str, self.ranges))})"
+        more = f" and {len(self.ranges) - TOLD} more" if len(self.ranges) > TOLD else ""
+        return f"{self.name} ({', '.join(map(str, self.ranges[:TOLD]))}{more})"
 
 
 def is_buggy(address: IPAddress) -> bool:

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from lbctl.cluster import Object
+from lbctl.model import Owner
 from lbctl_l2 import crds
+from lbctl_l2.allocation import allocate
 from lbctl_l2.book import Book
 from lbctl_l2.crds import ADDRESS_POOLS, L2_ADVERTISEMENTS, Supply
-from lbctl_l2.pool import RELEASES, Release, remember
+from lbctl_l2.pool import RELEASES, Release, Request, remember
 from lbctl_l2.ranges import Range
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -94,3 +96,11 @@ def test_a_text_that_is_no_range_is_quoted_in_part_and_without_what_acts_on_term
     [problem] = supply("\x1b[31m" + "x" * 10**6).problems
     assert len(problem.message) < 300
     assert "\x1b" not in problem.message
+
+
+def test_a_refusal_names_some_of_many_ranges() -> None:
+    book = Book(supply(*(f"10.0.{number}.1" for number in range(200))).pools)
+    book.put(Request(Owner("a/x"), addresses=(ip_address("10.9.9.9"),)))
+    refusal = allocate(book, None, NOW)[Owner("a/x")].refusal
+    assert refusal is not None
+    assert refusal.message.endswith("10.0.6.1, 10.0.7.1 and 192 more)")
