@@ -7,6 +7,7 @@
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from copy import copy
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -101,13 +102,14 @@ def _added(name: str) -> click.Command | None:
 
     if name not in plugins.points(plugins.COMMANDS):
         return None
-    found: click.Command = plugins.command(name)
-    _connect(found)
-    return found
+    return _connected(plugins.command(name))
 
 
-def _connect(command: click.Command) -> None:
-    """Let a plugin's command take what leads to a cluster, and find the `Shell` in its context."""
+def _connected(command: click.Command) -> click.Command:
+    """A plugin's command that also takes what leads to a cluster, and finds the `Shell` in its context. The plugin's
+    own stays as it is."""
+    command = copy(command)
+    command.params = [*command.params]
     given: dict[str, str] = {}
 
     def take(ctx: click.Context, option: click.Parameter, value: str | None) -> None:
@@ -120,6 +122,7 @@ def _connect(command: click.Command) -> None:
         if f"--{name}" not in names:
             option = click.Option([f"--{name}"], metavar=metavar, help=text, expose_value=False, callback=take)
             command.params.append(option)
+    return command
 
 
 class _Shell:

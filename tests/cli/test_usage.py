@@ -42,6 +42,11 @@ def test_every_option_says_what_sort_of_value_it_takes(lbctl, name: str) -> None
     assert not re.search(r"^  -.* (TEXT|VALUE|INTEGER|FLOAT|PATH)\b", said, re.M)
 
 
+def test_a_plugins_command_is_left_as_its_plugin_made_it(lbctl) -> None:
+    lbctl("pools", "--help")
+    assert "kubeconfig" not in {option.name for option in plugins.command("pools").params}
+
+
 def test_help_and_typos_know_the_verbs_that_providers_add(lbctl) -> None:
     ran = lbctl("--help")
     for name in plugins.points(plugins.COMMANDS):
