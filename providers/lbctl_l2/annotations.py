@@ -15,6 +15,8 @@ Several names may say the same. Where they differ, the Service is refused: nobod
 from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import ip_address
 
+import msgspec
+
 from lbctl.errors import Refused
 from lbctl.intent import ADDRESS_ANNOTATIONS
 from lbctl.model import Family, IPAddress, LoadBalancer
@@ -43,20 +45,31 @@ def request(
     Raises `Refused` where it contradicts itself: `pool-conflict`, `sharing-key-conflict`, `address-family`.
     """
     families = _families(load_balancer)
-    return Request(
-        owner=load_balancer.owner,
-        created=load_balancer.created,
-        labels=load_balancer.labels,
+    return msgspec.structs.replace(
+        holder(load_balancer),
         namespace_labels=namespace_labels,
         families=families,
         required=load_balancer.ip_family_policy == "RequireDualStack",
         held=tuple(dict.fromkeys((*addresses(load_balancer), *promised))),
         addresses=_asked(load_balancer, families),
         pool=_one(load_balancer.annotations, POOL, "pool-conflict"),
+        scheme=load_balancer.scheme,
+    )
+
+
+def holder(load_balancer: LoadBalancer) -> Request:
+    """What a Service asks that is refused: nothing. But what it has it keeps, on the terms that it says.
+
+    Raises `Refused` where it contradicts itself in these: `sharing-key-conflict`.
+    """
+    return Request(
+        owner=load_balancer.owner,
+        created=load_balancer.created,
+        labels=load_balancer.labels,
+        families=(),
         key=_one(load_balancer.annotations, SHARING, "sharing-key-conflict"),
         backend=_backend(load_balancer),
         ports=frozenset((port.protocol, port.port) for port in load_balancer.ports),
-        scheme=load_balancer.scheme,
     )
 
 

@@ -75,6 +75,8 @@ class Ledger:
         self.book = Book()
         self.refused: dict[Owner, Refusal] = {}
         """Who contradicts itself, and how."""
+        self.silent: set[Owner] = set()
+        """Who is in the Book by what it has alone: it is refused, and asks for nothing."""
         self.external: set[Owner] = set()
         """Whose spec.externalIPs claim addresses."""
         self.releases: dict[str, tuple[Release, ...]] = {}
@@ -206,6 +208,7 @@ class Ledger:
     def _update(self, owner: Owner) -> None:
         """One Service, as everything says now."""
         self.refused.pop(owner, None)
+        self.silent.discard(owner)
         ask = self._asks.get(owner)
         external, published, _ = self._claims(owner)
         if ask is None:
@@ -223,9 +226,19 @@ class Ledger:
                 self.book.put(msgspec.structs.replace(request, held=held))
                 self._claim(owner, lb.external_ips)
                 return
-        # It keeps what it has, and asks for nothing more.
-        self.book.remove(owner)
-        self._claim(owner, lb.external_ips, held)
+        self._silence(lb, held)
+
+    def _silence(self, lb: LoadBalancer, held: tuple[IPAddress, ...]) -> None:
+        """It keeps what it has, unless that is an older one's, and asks for nothing more."""
+        try:
+            self.book.put(msgspec.structs.replace(annotations.holder(lb), held=held))
+        except Refused:
+            # Nobody knows whom it shares with: whatever is in its status is taken.
+            self.book.remove(lb.owner)
+            self._claim(lb.owner, lb.external_ips, held)
+        else:
+            self.silent.add(lb.owner)
+            self._claim(lb.owner, lb.external_ips)
 
     def _claim(self, owner: Owner, external: Iterable[IPAddress], published: Iterable[IPAddress] = ()) -> None:
         (self.external.add if external else self.external.discard)(owner)

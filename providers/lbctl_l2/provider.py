@@ -55,19 +55,22 @@ class AddressProvider:
         supply, ledger = self._configured.look(), self._ledger
         self._log(supply.problems)
         ledger.look(scope, supply, self._known_nodes())
-        outcomes = allocate(ledger.book, scope.owners, scope.at)
+        found = allocate(ledger.book, scope.owners, scope.at)
+        outcomes = {owner: outcome for owner, outcome in found.items() if owner not in ledger.silent}
+        kept = {owner: own for owner in ledger.silent if owner in found and (own := self._kept(owner)) is not None}
         refused = {owner: no for owner, no in ledger.refused.items() if scope.covers(owner)}
         self._remember_waiting(scope, outcomes)
         resources = tuple(
             _resource(owner, held)
             for owner in (ledger.book.requests if scope.owners is None else sorted(scope.owners))
-            if (request := ledger.book.requests.get(owner)) is not None
-            for held in request.held
+            if owner in outcomes
+            for held in ledger.book.requests[owner].held
         )
+        resources += tuple(_resource(owner, held) for owner, own in sorted(kept.items()) for held in own)
         announcing = self._announcing.notes(scope, outcomes, supply, self._nodes)
         notes = (*self._conflicting(), *announcing, *(_problems(supply.problems) if scope.owners is None else ()))
         self._reporter.look(self._configured, ledger, scope)
-        return Observation(scope, resources, {"outcomes": outcomes, "refused": refused, "notes": notes})
+        return Observation(scope, resources, {"outcomes": outcomes, "refused": refused, "kept": kept, "notes": notes})
 
     def desired(self, load_balancers: Sequence[LoadBalancer], seen: Observation) -> Desired:
         """An address of each family that a Service asks for, or why it gets none."""
@@ -76,6 +79,7 @@ class AddressProvider:
         held: dict[Owner, list[IPAddress]] = {}
         for resource in seen.resources:
             held.setdefault(resource.owner, []).append(ip_address(resource.fields["address"]))
+        kept: Mapping[Owner, tuple[IPAddress, ...]] = seen.facts["kept"]
         asking = {lb.owner for lb in load_balancers}
         given = [outcomes[owner] for owner in asking if owner in outcomes]
         served = [outcome for outcome in given if outcome.refusal is None]
@@ -92,7 +96,8 @@ class AddressProvider:
                 outcome.owner: _refs(outcome)
                 for outcome in given
                 if outcome.refusal is not None and not set(held.get(outcome.owner, ())) <= set(outcome.addresses)
-            },
+            }
+            | {owner: _named(owner, own) for owner, own in kept.items()},
         )
 
     def shares(self, load_balancer: LoadBalancer) -> Iterable[Hashable]:
@@ -119,6 +124,13 @@ class AddressProvider:
             self._ledger.promise(change.owner, held)
         self._reporter.ask()
         return _resource(change.owner, held) if change.after is not None else None
+
+    def _kept(self, owner: Owner) -> tuple[IPAddress, ...] | None:
+        """What is its own of a refused Service's addresses; None if all are."""
+        book = self._ledger.book
+        request = book.requests[owner]
+        own = book.rightful(request)
+        return own if own != request.held else None
 
     # -- what happens around us ---------------------------------------------------------------------------------
 
@@ -153,7 +165,7 @@ class AddressProvider:
         """externalIPs that name addresses of our pools. Whom we do not serve gets no condition, but an Event."""
         notes = self._ledger.book.conflicts() if self._ledger.external else ()
         for note in sorted(frozenset(notes) - self._conflicts, key=lambda note: (note.owner, note.message)):
-            if note.owner not in self._ledger.book.requests:
+            if note.owner not in self._ledger.book.requests or note.owner in self._ledger.silent:
                 self._kubernetes.event(note.owner, "Warning", "ExternalIPConflict", note.message)
         self._conflicts = frozenset(notes)
         return notes
@@ -164,7 +176,11 @@ def _name(owner: Owner, held: IPAddress) -> str:
 
 
 def _refs(outcome: Outcome) -> tuple[Ref, ...]:
-    return tuple(Ref(ADDRESS, _name(outcome.owner, address), "ip") for address in outcome.addresses)
+    return _named(outcome.owner, outcome.addresses)
+
+
+def _named(owner: Owner, addresses: Iterable[IPAddress]) -> tuple[Ref, ...]:
+    return tuple(Ref(ADDRESS, _name(owner, address), "ip") for address in addresses)
 
 
 def _resource(owner: Owner, held: IPAddress, because: str = "") -> Resource:

@@ -307,6 +307,37 @@ def test_who_contradicts_itself_hears_how_and_keeps_what_it_has() -> None:
     assert stage.given() == {"a/good": ["192.0.2.1"]}
 
 
+def test_who_is_refused_keeps_nothing_that_is_an_older_ones() -> None:
+    stage = Stage("192.0.2.0/31")
+    stage.put(lb("a/owner", "192.0.2.0", age=9))
+    torn = {"lbctl.io/address-pool": "a", "metallb.io/address-pool": "b"}
+    stage.put(lb("a/thief", "192.0.2.0", annotations=torn))
+    stage.put(lb("a/barred", "192.0.2.0", "192.0.2.1"))
+    desired, seen = stage.look(refused=[Refusal(Owner("a/barred"), "quota-namespace", "")])
+    assert {owner: [ref.name for ref in refs] for owner, refs in desired.keeps.items()} == {
+        "a/thief": [], "a/barred": ["a/barred 192.0.2.1"],
+    }  # fmt: skip
+    assert {resource.name for resource in seen.resources} == {"a/owner 192.0.2.0", "a/barred 192.0.2.1"}
+
+
+def test_who_is_refused_and_older_is_not_robbed() -> None:
+    stage = Stage("192.0.2.0/31")
+    torn = {"lbctl.io/address-pool": "a", "metallb.io/address-pool": "b"}
+    stage.put(lb("a/torn", "192.0.2.0", age=9, annotations=torn))
+    stage.put(lb("a/young", "192.0.2.0"))
+    assert stage.given() == {"a/young": ["192.0.2.1"]}
+    assert stage.look()[0].keeps == {}
+
+
+def test_who_is_refused_shares_as_before() -> None:
+    stage = Stage("192.0.2.0/31")
+    shares = {"lbctl.io/allow-shared-ip": "k"}
+    torn = {**shares, "lbctl.io/address-pool": "a", "metallb.io/address-pool": "b"}
+    stage.put(lb("a/torn", "192.0.2.0", age=9, annotations=torn))
+    stage.put(msgspec.structs.replace(lb("a/good", "192.0.2.0", annotations=shares), ports=(Port(81),)))
+    assert (stage.given(), stage.look()[0].keeps) == ({"a/good": ["192.0.2.0"]}, {})
+
+
 def test_a_strangers_address_is_taken_and_free_again_when_it_goes() -> None:
     stage = Stage("192.0.2.7")
     stage.look()
