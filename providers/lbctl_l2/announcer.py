@@ -11,14 +11,18 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any, cast
 
+import msgspec
+
 from lbctl.model import SHARED, Ingress, IPAddress, LoadBalancer, Owner, Resource
 from lbctl.plan import Change, Kind
 from lbctl.provider import Desired, Harness, Observation, Scope
 from lbctl_l2 import checks, election, leases
+from lbctl_l2.beginning import Beginning
 from lbctl_l2.checks import Surroundings
 from lbctl_l2.crds import Supply
 from lbctl_l2.election import Claim, Member, Move, Roll, Standing
 from lbctl_l2.keeper import Keeper
+from lbctl_l2.leases import Said
 from lbctl_l2.neighbours import Neighbours
 from lbctl_l2.options import Options
 from lbctl_l2.served import ranges, served
@@ -46,6 +50,7 @@ class Announcer:
         self._given = {(item.owner, item.name): item for item in self._resumed(resumed)}
         self._roll_given = self._peers_resource(resumed.peers)
         self._peers = resumed.peers
+        self._last = frozenset(order.address for order in resumed.orders)
         self._around: Surroundings | None = None
         self._served = served(kubernetes, harness.settings, self._look_again)
         self._supply = self._served.supply
@@ -54,8 +59,9 @@ class Announcer:
         self._elected: dict[IPAddress, Standing] = {}
         self._wanted: tuple[Claim, ...] = ()
         self._roll: Roll | None = None
+        self._world, self._beginning = world, Beginning(self._me, world.monotonic())
         self._tidings = Tidings(kubernetes, chosen, world, plane, self._owners, self._known)
-        self._others = Neighbours(kubernetes, chosen, world, plane, self._look_again, self._tidings.facts)
+        self._others = Neighbours(kubernetes, chosen, world, plane, self._look_again, self._mine)
         self._keeper = Keeper(
             leases.Lease(kubernetes, self._me, harness.now), self._others.observed, self._tidings, file, world,
             moves=self._moves, check=self._check, look=self._look_around, tidy=self._tidy,
@@ -85,7 +91,7 @@ class Announcer:
             self._order(load_balancer.owner, elected[address])
             for load_balancer in load_balancers
             for address in dict.fromkeys(claim.address for claim in election.claims(load_balancer))
-            if address in elected and _is_to_announce(elected[address], around)
+            if address in elected and self._is_to_announce(elected[address], around)
         )
         return Desired((self._peers_resource(seen.facts["peers"]), *orders))
 
@@ -179,22 +185,40 @@ class Announcer:
         moved = {
             owner
             for address, standing in self._elected.items()
-            if _is_to_announce(standing, self._around)
+            if self._is_to_announce(standing, self._around)
             for owner in standing.owners
             if owner not in scope.owners and rankings.get((owner, f"{owner} {address}")) != standing.ranking
         }
         if moved:
             self._harness.again(moved)
 
-    def _look_around(self) -> None:
+    def _look_around(self) -> float:
         """Has anybody fallen silent, or been heard again, without a word of the cluster?"""
-        roll = self._roll
-        if roll is not None and self._make_roll().members != roll.members:
+        roll, waited = self._roll, self._beginning.waits
+        changed = roll is not None and self._make_roll().members != roll.members
+        if changed or waited != self._beginning.waits:
             self._look_again()
+        return self._beginning.due(self._world.monotonic())
 
     def _make_roll(self) -> Roll:
         found = self._others.members(self._wanted)
+        self._begin(found)
         return Roll(found, self._supply.advertisements, self._pool_of, self._options.ignore_excluded)
+
+    def _begin(self, roll: tuple[Member, ...]) -> None:
+        """Nothing, once the speakers have begun."""
+        if self._beginning.look(roll, self._plane.report(), self._world.monotonic()):
+            log.info("nobody was here before: settles at once")
+            self._plane.settle()
+        if self._tidings.founds != self._beginning.founds:
+            self._tidings.founds = self._beginning.founds
+            self._keeper.hurry()
+
+    def _is_to_announce(self, standing: Standing, around: Surroundings) -> bool:
+        """Whether this is to be an order. What nobody announces yet may have to wait for others to come."""
+        if not standing.ranking or checks.fault(standing.address, around) is not None:
+            return False
+        return not self._beginning.waits or bool(standing.holder) or standing.address in self._last
 
     def _use(self, supply: Supply) -> None:
         """What was worked out from the same pools holds."""
@@ -219,6 +243,11 @@ class Announcer:
             for address, since in member.announces.items() if member.name != self._me else ():
                 found[address] = max(found.get(address, 0), int(since))
         return found
+
+    def _mine(self) -> Said:
+        """What this node's Lease is about to say: it knows that before the others, and stands back before they come."""
+        gives = {str(address): heir for address, heir in self._keeper.gives.items()}
+        return Said(msgspec.structs.replace(self._tidings.facts(), gives=gives), self._tidings.listed())
 
     def _members(self) -> tuple[Member, ...]:
         return self._roll.members if self._roll is not None else ()
@@ -262,10 +291,6 @@ class Announcer:
     def release(self) -> None:
         """Give the Lease back."""
         self._keeper.release()
-
-
-def _is_to_announce(standing: Standing, around: Surroundings) -> bool:
-    return bool(standing.ranking) and checks.fault(standing.address, around) is None
 
 
 def _plain(link: Any) -> tuple[Any, ...]:

@@ -12,7 +12,8 @@ stand in the node Leases (`leases.py`). Nobody waits for an election: the data p
     then         settled, unsettled, draining, silent ones; within each by rendezvous
 
 So a node's end moves its own addresses only, and a node that comes moves none. Balance is kept by `moves`, a few at a
-time, decided by each holder about its own: the new one announces before the old one stops.
+time, decided by each holder about its own: the new one announces before the old one stops. Only where all begin
+together, balance is made at once: nobody has connections yet.
 
 Rendezvous: every node has a weight for every address, the highest comes first (Thaler and Ravishankar, 1998).
 """
@@ -37,6 +38,9 @@ SPREAD = 2
 
 ROUND = 20
 """One round of balancing moves at most one of so many addresses, and at least one."""
+
+TOGETHER = 500
+"""One round among those who begin together moves at most so many: they are all named in one annotation of a Lease."""
 
 
 # ── what goes in ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -71,6 +75,7 @@ class Member(msgspec.Struct, frozen=True):
     speaks     a speaker's Lease is there: not given back, not silent for too long
     alive      that Lease is fresh, or the node is heard on the wire
     settled    it has been there for a while
+    founds     it began when nobody was there before it, and not long ago (`beginning.py`)
     draining   it is to be emptied, by the administrator's choice (`Roll`)
     links      its interfaces; None where they are not known
     announces  the addresses that it announces, and since when (seconds since the epoch)
@@ -82,6 +87,7 @@ class Member(msgspec.Struct, frozen=True):
     speaks: bool = True
     alive: bool = True
     settled: bool = True
+    founds: bool = False
     excluded: bool = False
     network_unavailable: bool = False
     draining: bool = False
@@ -267,7 +273,8 @@ def _verdict(ground: "_Ground", parts: Sequence[Claim], name: str, may: bool) ->
 def moves(elected: Mapping[IPAddress, Standing], wanted: Iterable[Claim], roll: Roll) -> tuple[Move, ...]:
     """One round towards balance: from the fullest nodes to the emptiest that may have it.
 
-    Nothing as long as any address is on its way from the round before.
+    Nothing as long as any address is on its way from the round before. Those who found the cluster even out in one
+    round, as soon as none of them is still to settle.
     """
     if any(standing.holder != standing.first and _is_given(standing, roll) for standing in elected.values()):
         return ()
@@ -281,12 +288,23 @@ def moves(elected: Mapping[IPAddress, Standing], wanted: Iterable[Claim], roll: 
         if standing.first in mine and standing.holder == standing.first:
             mine[standing.first].append(standing.address)
     may = {standing.address: ground.candidates(shared[standing.address]) for standing in held}
+    if founders := [name for name in ground.names if ground.members[name].founds]:
+        unready = any(ground.rank[name] is Rank.UNSETTLED and member.speaks for name, member in ground.members.items())
+        return () if unready else _round({name: load[name] for name in founders if name in load}, mine, may, TOGETHER)
+    return _round(load, mine, may, max(1, len(held) // ROUND))
+
+
+def _round(
+    load: Mapping[str, int], mine: Mapping[str, list[IPAddress]], may: Mapping[IPAddress, frozenset[str]], most: int
+) -> tuple[Move, ...]:
+    """So many moves at most, among the nodes of `load`."""
+    carried, left = dict(load), {name: list(mine[name]) for name in load}
     found: list[Move] = []
-    while len(found) < max(1, len(held) // ROUND) and (move := _move(load, mine, may)):
+    while len(found) < most and (move := _move(carried, left, may)):
         found.append(move)
-        mine[move.old].remove(move.address)
-        load[move.old] -= 1
-        load[move.new] += 1
+        left[move.old].remove(move.address)
+        carried[move.old] -= 1
+        carried[move.new] += 1
     return tuple(found)
 
 

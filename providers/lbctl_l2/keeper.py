@@ -21,6 +21,8 @@ TICK = 2.0
 """Seconds between two looks at whether anybody fell silent."""
 HASTE = 1.0
 """Seconds between two writes of the Lease, at least."""
+GATHER = 0.2
+"""Seconds that news are gathered before they are written: by half of them, others would elect wrongly for the rest."""
 GIVING = 30.0
 """Seconds that somebody has to take over what was given to him; then it stays where it is."""
 PATIENCE = 600.0
@@ -34,7 +36,7 @@ class Keeper:
 
     moves    one round towards balance: what of it is ours to give
     check    called before each renewal: what is wrong here?
-    look     called at every turn: has anybody fallen silent?
+    look     called at every turn: has anybody fallen silent? It says in how many seconds to look again, at the latest
     tidy     called after each renewal: is there anything left of nodes that are gone?
     """
 
@@ -48,7 +50,7 @@ class Keeper:
         *,
         moves: Callable[[], Sequence[Move]],
         check: Callable[[], None],
-        look: Callable[[], None],
+        look: Callable[[], float],
         tidy: Callable[[], None],
     ) -> None:
         self._lease, self._observed, self._tidings, self._file, self._world = lease, observed, tidings, file, world
@@ -60,8 +62,14 @@ class Keeper:
         self._gives: dict[IPAddress, tuple[str, float]] = {}
         self._declined: dict[IPAddress, float] = {}
         self._failing = False
-        self._due = self._may = 0.0
+        self._due = self._may = self._next_look = 0.0
+        self._pending = False
         self._said: Mapping[str, str] = {}
+
+    @property
+    def gives(self) -> Mapping[IPAddress, str]:
+        """What others are to take over, as it is in the Lease, or about to be."""
+        return {address: heir for address, (heir, _) in self._gives.items()}
 
     @property
     def alive(self) -> bool:
@@ -85,6 +93,9 @@ class Keeper:
     def hurry(self) -> None:
         """There may be something new to say."""
         if self._annotations() != self._said:
+            if not self._pending:
+                self._may = max(self._may, self._world.monotonic() + GATHER)
+            self._pending = True
             self._wake.set()
 
     def release(self) -> None:
@@ -101,32 +112,33 @@ class Keeper:
 
     def _run(self) -> None:
         while not self._stopped.is_set():
-            self._wake.wait(self._patience())
+            self._wake.wait(self.patience())
             self._wake.clear()
             if not self._stopped.is_set():
-                self._turn(self._world.monotonic())
+                self.turn(self._world.monotonic())
 
-    def _patience(self) -> float:
+    def patience(self) -> float:
         now = self._world.monotonic()
-        waits = [TICK, self._due - now]
+        waits = [TICK, self._due - now, self._next_look - now]
         if self._annotations() != self._said:
             waits.append(self._may - now)
         return max(min(waits), 0.0)
 
-    def _turn(self, now: float) -> None:
+    def turn(self, now: float) -> None:
         if self._state is not None:
             state, self._state = self._state, None
             self._write(state)
         if now >= self._due:
             self._check()
+        if now >= self._due or self._tidings.founds:
             self._balance(now)
         annotations = self._annotations()
         if now >= self._due or (annotations != self._said and now >= self._may):
             self._renew(annotations, now)
-        self._look()
+        self._next_look = now + self._look()
 
     def _renew(self, annotations: Mapping[str, str], now: float) -> None:
-        self._may = now + HASTE
+        self._may, self._pending = now + HASTE, False
         try:
             self._lease.renew(annotations)
         except LbctlError as error:
@@ -141,18 +153,17 @@ class Keeper:
         self._tidy()
 
     def _annotations(self) -> Mapping[str, str]:
-        return self._tidings.annotations({address: heir for address, (heir, _) in self._gives.items()})
+        return self._tidings.annotations(self.gives)
 
     def _balance(self, now: float) -> None:
         """One round: what is ours to give. What nobody took within its time stays here for a while."""
-        held = self._tidings.answering
-        for address, (_, until) in list(self._gives.items()):
-            if address not in held or now >= until:
-                del self._gives[address]
-            if address in held and now >= until:
-                self._declined[address] = now + PATIENCE
+        held = self._tidings.listed()
+        late = {address for address, (_, until) in self._gives.items() if now >= until and address in held}
+        self._gives = {a: entry for a, entry in self._gives.items() if a in held and a not in late}
         self._declined = {address: until for address, until in self._declined.items() if until > now}
-        for move in self._moves():
+        self._declined |= dict.fromkeys(late, now + PATIENCE)
+        # While the API server is away, what is known of the others is old.
+        for move in self._moves() if not self._failing else ():
             if move.address in held and move.address not in self._declined:
                 self._gives = {**self._gives, move.address: (move.new, now + GIVING)}
                 log.info("gives an address away", extra={"address": str(move.address), "to": move.new})

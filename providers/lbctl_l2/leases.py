@@ -84,6 +84,7 @@ class Facts(msgspec.Struct, frozen=True, omit_defaults=True):
 
     started            seconds since the epoch
     settled            it has been there for a while, and may be given addresses
+    founds             it began when nobody was there before it, not long ago
     gives              address → node: the holder wants that node to take the address over
     drain_on           when it counts a node as draining
     ignores_exclusion  whether it counts the label that excludes nodes for nothing
@@ -92,6 +93,7 @@ class Facts(msgspec.Struct, frozen=True, omit_defaults=True):
     node: str
     started: int = 0
     settled: bool = False
+    founds: bool = False
     links: tuple[SaidLink, ...] = ()
     gives: Mapping[str, str] = {}
     conflicts: tuple[SaidConflict, ...] = ()

@@ -64,6 +64,7 @@ def _member(node: Node, item: Said | None, alive: Alive, drain_on: DrainOn, busy
         speaks=there,
         alive=lives,
         settled=facts.settled,
+        founds=facts.founds,
         excluded=node.excluded,
         network_unavailable=node.network_unavailable,
         draining=_draining(node, drain_on, busy),

@@ -6,7 +6,8 @@ of their renewals ourselves, and by what the data plane hears on the wire.
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from ipaddress import ip_address
 
 import msgspec
 
@@ -16,7 +17,7 @@ from lbctl.model import IPAddress
 from lbctl_l2 import leases, members
 from lbctl_l2.checks import Surroundings
 from lbctl_l2.election import Claim, Member, NodeLink, preference
-from lbctl_l2.leases import Facts, Said
+from lbctl_l2.leases import Said
 from lbctl_l2.members import Alive
 from lbctl_l2.options import Options
 from lbctl_l2.values import Peer
@@ -32,7 +33,7 @@ class Neighbours:
     """All nodes of the cluster, this one included.
 
     news   called when another look is worth it, on a watch's thread
-    mine   what this node says of itself, for as long as its own Lease is not there
+    mine   what this node's Lease says, or is about to
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Neighbours:
         world: World,
         plane: Plane,
         news: Callable[[], None],
-        mine: Callable[[], Facts],
+        mine: Callable[[], Said],
     ) -> None:
         self._kubernetes, self._options, self._world, self._plane = kubernetes, chosen, world, plane
         self._news, self._mine = news, mine
@@ -59,7 +60,8 @@ class Neighbours:
     def members(self, wanted: Iterable[Claim]) -> tuple[Member, ...]:
         """Everybody as of now. That this node lives it knows best."""
         found = members.members(self._kubernetes.nodes(), self._said(), self._alive(), self._options.drain_on, wanted)
-        return tuple(self._myself(member) if member.name == self._options.node else member for member in found)
+        me = self._options.node
+        return self._with_heard([self._myself(member) if member.name == me else member for member in found])
 
     def peers(self, roll: Iterable[Member]) -> tuple[Peer, ...]:
         """The other speakers, as the data plane knows them."""
@@ -106,11 +108,29 @@ class Neighbours:
             return members.said(tuple(self._leases.values()))
 
     def _myself(self, member: Member) -> Member:
-        if member.links is not None:
-            return msgspec.structs.replace(member, speaks=True, alive=True)
-        facts = self._mine()
-        links = tuple(NodeLink(link.name, link.networks) for link in facts.links)
-        return msgspec.structs.replace(member, speaks=True, alive=True, settled=facts.settled, links=links)
+        said = self._mine()
+        return msgspec.structs.replace(
+            member, speaks=True, alive=True, settled=said.facts.settled, founds=said.facts.founds,
+            links=tuple(NodeLink(link.name, link.networks) for link in said.facts.links), announces=said.announcing,
+            gives={ip_address(text): heir for text, heir in said.facts.gives.items()},
+        )  # fmt: skip
+
+    def _with_heard(self, found: Sequence[Member]) -> tuple[Member, ...]:
+        """What somebody was heard announcing and no Lease lists yet: it is his.
+
+        A Lease is a second behind the wire. Who elected somebody else meanwhile would take the address away again.
+        """
+        report = self._plane.report()
+        listed = set[IPAddress]().union(*(member.announces for member in found))
+        heard: dict[str, dict[IPAddress, float]] = {}
+        for item in report.addresses if report is not None else ():
+            if item.holder and item.address not in listed:
+                heard.setdefault(item.holder, {})[item.address] = 0.0
+        return tuple(
+            msgspec.structs.replace(member, announces={**heard[member.name], **member.announces})
+            if member.name in heard else member
+            for member in found
+        )  # fmt: skip
 
     def _alive(self) -> Alive:
         """By its Lease as we observed it, or because it is heard on the wire."""
@@ -124,12 +144,13 @@ class Neighbours:
         return judge
 
     def _lease_changed(self, before: Object | None, now: Object | None) -> None:
-        """A renewal is no news, what else it says is. A Lease that is known has been observed."""
+        """A renewal is no news, nor is our own; what else it says is. A Lease that is known has been observed."""
         if now is not None:
             self._keep(now)
         elif before is not None:
             self._drop(before)
-        if leases.is_news(before, now):
+        lease = now or before
+        if leases.is_news(before, now) and lease is not None and lease.name != leases.name(self._options.node):
             self._news()
 
     def _keep(self, lease: Object) -> None:

@@ -4,7 +4,7 @@
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from ipaddress import ip_address
 from typing import Literal, cast
 
@@ -20,6 +20,9 @@ from lbctl_l2.values import IPNetwork, Link, Report
 from lbctl_l2.world import ANSWERS, Plane, World
 
 log = logging.getLogger(__name__)
+
+LINGERS = 10.0
+"""Seconds that an address stays in the Lease after this node has stopped answering for it, if nobody else lists it."""
 
 
 class Tidings:
@@ -42,9 +45,25 @@ class Tidings:
         self._owners, self._known, self._me = owners, known, chosen.node
         self._conflicts: dict[tuple[str, str], SaidConflict] = {}
         self._started = int(world.now())
+        self._left: Mapping[IPAddress, tuple[int, float]] = {}
         self.problems: tuple[Problem, ...] = ()
+        self.founds = False
         self.answering: Mapping[IPAddress, int] = {}
         """The addresses that this node answers for, and since when, in seconds since the epoch."""
+
+    def listed(self) -> Mapping[IPAddress, int]:
+        """What the Lease lists: also what has just been left, until its next announcer lists it.
+
+        Else it would be nobody's in between, and everybody would elect somebody for it, perhaps a third.
+        """
+        if not self._left:
+            return self.answering
+        now, known = self._world.monotonic(), self._known()
+        left = {
+            address: since for address, (since, until) in self._left.items()
+            if now < until and known.get(address, 0) <= since and address not in self.answering
+        }  # fmt: skip
+        return {**left, **self.answering}
 
     def annotations(self, gives: Mapping[IPAddress, str]) -> Mapping[str, str]:
         """What the Lease ought to say."""
@@ -54,7 +73,7 @@ class Tidings:
             conflicts=tuple(self._conflicts.values()),
             problems=self.problems,
         )
-        return leases.encode(facts, self.answering)
+        return leases.encode(facts, self.listed())
 
     def facts(self) -> Facts:
         """This node, as it is now."""
@@ -63,6 +82,7 @@ class Tidings:
             node=self._me,
             started=self._started,
             settled=report.settled if report else False,
+            founds=self.founds,
             links=tuple(_said_link(link) for link in self._plane.links() if link.up and (link.arp or link.ndp)),
             drain_on=self._options.drain_on,
             ignores_exclusion=self._options.ignore_excluded,
@@ -71,9 +91,11 @@ class Tidings:
     def heard(self, report: Report) -> None:
         """What the data plane begins to answer for, what no longer, and who else claims what is ours."""
         answers = {item.address: item.since for item in report.addresses if item.state in ANSWERS}
-        begun = answers.keys() - self.answering.keys()
+        listed = self.listed()
+        begun = answers.keys() - listed.keys()
         known = self._known() if begun else {}
-        kept = {address: since for address, since in self.answering.items() if address in answers}
+        kept = {address: since for address, since in listed.items() if address in answers}
+        self._leave(listed, {item.address for item in report.addresses} - answers.keys())
         # Later than what the one before said, so that wrong clocks decide nothing.
         now = self._world.now() - report.at
         new = {address: max(int(now + answers[address]), known.get(address, 0) + 1) for address in begun}
@@ -81,6 +103,13 @@ class Tidings:
         for address in sorted(begun, key=str):
             self._tell("Normal", address, "AnnouncingFromNode", f'announcing {address} from node "{self._me}"')
         self._hear_conflicts(report)
+
+    def _leave(self, listed: Mapping[IPAddress, int], silent: Set[IPAddress]) -> None:
+        """Remember what this node answers for no more though it is still ordered, and since when it had."""
+        until = self._world.monotonic() + LINGERS
+        before = {address: entry for address, entry in self._left.items() if address in silent and address in listed}
+        gone = {address: (listed[address], until) for address in self.answering.keys() & silent}
+        self._left = {**gone, **before}
 
     def look_for_problems(self, addresses: Sequence[IPAddress], around: Surroundings) -> None:
         """What is wrong here, as of now: the whole node first, then addresses."""

@@ -201,6 +201,32 @@ def test_there_is_no_round_while_an_address_is_on_its_way():
     assert moves(elect(wanted, roll(giving)), wanted, roll(giving)) == ()
 
 
+def founders(wanted: list[Claim], **changes: dict) -> Roll:
+    """Node 1 began first and holds everything. `changes`: of single nodes."""
+    named = {name: member(name, **{"founds": True, **changes.get(name[-1:], {})}) for name in NAMES}
+    named["node-1"] = replace(named["node-1"], announces={item.address: 1.0 for item in wanted})
+    return roll(*named.values())
+
+
+def test_those_who_begin_together_even_out_in_one_round():
+    wanted = [claim(address=VIP + number, owner=Owner(f"a/{number}")) for number in range(40)]
+    begun = founders(wanted)
+    given = [move.new for move in moves(elect(wanted, begun), wanted, begun)]
+    assert all(9 <= given.count(name) <= 10 for name in NAMES[1:])
+
+
+def test_those_who_begin_together_wait_until_all_have_settled():
+    wanted = [claim(address=VIP + number, owner=Owner(f"a/{number}")) for number in range(40)]
+    begun = founders(wanted, **{"4": {"settled": False}})
+    assert moves(elect(wanted, begun), wanted, begun) == ()
+
+
+def test_who_comes_later_gets_nothing_of_the_founders_round():
+    wanted = [claim(address=VIP + number, owner=Owner(f"a/{number}")) for number in range(40)]
+    begun = founders(wanted, **{"4": {"founds": False}})
+    assert {move.new for move in moves(elect(wanted, begun), wanted, begun)} == {"node-2", "node-3"}
+
+
 def test_the_holders_are_who_the_leases_name():
     assert holders([member("a", announces={VIP: 1.0}), member("b")]) == {VIP: "a"}
 
