@@ -59,8 +59,9 @@ class Announcer:
         self._elected: dict[IPAddress, Standing] = {}
         self._wanted: tuple[Claim, ...] = ()
         self._roll: Roll | None = None
+        self._reasons: election.Reasons | None = None
         self._world, self._beginning = world, Beginning(self._me, world.monotonic())
-        self._tidings = Tidings(kubernetes, chosen, world, plane, self._owners, self._known)
+        self._tidings = Tidings(kubernetes, chosen, world, plane, self.owners, self._known)
         self._others = Neighbours(kubernetes, chosen, world, plane, self._look_again, self._mine)
         self._keeper = Keeper(
             leases.Lease(kubernetes, self._me, harness.now), self._others.observed, self._tidings, file, world,
@@ -225,6 +226,37 @@ class Announcer:
         if supply is not self._supply:
             self._supply, self._pool_of = supply, supply.pool_of
 
+    # -- why ---------------------------------------------------------------------------------------------------
+
+    def holder(self, address: IPAddress) -> str:
+        """Who announces it by the Leases."""
+        standing = self._elected.get(address)
+        return standing.holder if standing is not None else ""
+
+    def given(self, address: IPAddress, heir: str) -> str:
+        """Why an address goes from here to that node, "" for no matter whom. On the data plane's thread only."""
+        standing, around = self._elected.get(address), self._around
+        if standing is None:
+            return "no Service holds it"
+        if around is not None and (fault := checks.fault(address, around)) is not None:
+            return fault.message
+        if heir and self._keeper.gives.get(address) == heir:
+            return "for balance"
+        return self._against(address, self._me, "this node is cordoned")
+
+    def taken(self, address: IPAddress, holder: str) -> str:
+        """Why one comes here from that node, which lives. On the data plane's thread only."""
+        gives = next((member.gives for member in self._members() if member.name == holder), {})
+        return "for balance" if gives.get(address) == self._me else self._against(address, holder, "it is cordoned")
+
+    def _against(self, address: IPAddress, name: str, draining: str) -> str:
+        """What speaks against that node."""
+        if any(member.name == name and member.draining for member in self._members()):
+            return draining
+        if self._roll is not None and (self._reasons is None or self._reasons.roll is not self._roll):
+            self._reasons = election.Reasons(self._wanted, self._roll)
+        return self._reasons.why(address, name) if self._reasons is not None else ""
+
     # -- what is told ------------------------------------------------------------------------------------------
 
     def heard(self, report: Report) -> None:
@@ -232,7 +264,7 @@ class Announcer:
         self._tidings.heard(report)
         self._keeper.hurry()
 
-    def _owners(self, address: IPAddress) -> Sequence[Owner]:
+    def owners(self, address: IPAddress) -> Sequence[Owner]:
         standing = self._elected.get(address)
         return standing.owners if standing else ()
 

@@ -270,6 +270,21 @@ def _verdict(ground: "_Ground", parts: Sequence[Claim], name: str, may: bool) ->
     return Verdict(name, reason, REASONS[reason])
 
 
+class Reasons:
+    """Why nodes may not announce, for many addresses of one election. Not thread-safe."""
+
+    def __init__(self, wanted: Iterable[Claim], roll: Roll) -> None:
+        self.roll = roll
+        self._ground, self._shared = _Ground(roll), _by_address(wanted)
+
+    def why(self, address: IPAddress, name: str) -> str:
+        """What keeps this node from announcing it, as a sentence; "" for nothing."""
+        parts = self._shared.get(address, ())
+        if not parts or name in self._ground.candidates(parts):
+            return ""
+        return _verdict(self._ground, parts, name, may=False).message
+
+
 def moves(elected: Mapping[IPAddress, Standing], wanted: Iterable[Claim], roll: Roll) -> tuple[Move, ...]:
     """One round towards balance: from the fullest nodes to the emptiest that may have it.
 

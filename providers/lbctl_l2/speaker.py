@@ -9,14 +9,14 @@ answers for an address never waits for anything here.
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_address
 
 import msgspec
 
 from lbctl.model import IPAddress
 from lbctl.provider import Figure, Harness
-from lbctl_l2 import checks
+from lbctl_l2 import because, checks
 from lbctl_l2.announcer import Announcer
 from lbctl_l2.channel import DataPlane, Log
 from lbctl_l2.options import options
@@ -40,7 +40,7 @@ class Speaker:
         self._cluster = harness.cluster_id
         self._announcer: Announcer | None = None
         self._resumed = State(self.options.node, "")
-        self._answers: frozenset[IPAddress] = frozenset()
+        self._last: Report | None = None
         if state := self._file.read(self.options.node, self._cluster):
             self._resume(state)
 
@@ -99,13 +99,17 @@ class Speaker:
         report = self._plane.report() if self._plane is not None else None
         if report is None:
             return
-        before, self._answers = self._answers, frozenset(a.address for a in report.addresses if a.state in ANSWERS)
-        for address in sorted(self._answers - before, key=str):
-            log.info("announces", extra={"address": str(address), "node": self.options.node})
-        for address in sorted(before - self._answers, key=str):
-            log.info("announces no more", extra={"address": str(address), "node": self.options.node})
-        if self._announcer is not None:
-            self._announcer.heard(report)
+        before, self._last = self._last, report
+        announcer = self._announcer
+        words = because.changes(before, report, announcer or because.NoCluster())
+        for message, fields in because.lines(words, self._services):
+            log.info(message, extra={"node": self.options.node, **fields})
+        if announcer is not None:
+            announcer.heard(report)
+
+    def _services(self, address: IPAddress) -> Sequence[str]:
+        known = self._announcer.owners(address) if self._announcer is not None else ()
+        return known or self._resumed.owners.get(str(address), ())
 
 
 def _log(line: Log) -> None:

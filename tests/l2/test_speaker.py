@@ -22,6 +22,7 @@ from lbctl.provider import Harness, Plugin, Scope
 from lbctl.sandbox.kube import KubeSandbox
 from lbctl.sandbox.sandbox import endpoint_slice, manifest
 from lbctl_l2 import configured, elections, leases, netlink
+from lbctl_l2.election import REASONS
 from lbctl_l2.insight import Insight
 from lbctl_l2.leases import Facts, SaidLink
 from lbctl_l2.planes import MemoryPlane
@@ -287,6 +288,18 @@ def test_a_service_without_an_endpoint_that_serves_is_not_announced(kube, house)
     assert VIP not in house.plane.given
     kube.seed([endpoint_slice("default", "web", NODES[1:2], 9000)])
     assert eventually(lambda: VIP in house.plane.given)
+
+
+def test_the_log_says_why_an_address_is_announced_and_why_no_more(kube, house, caplog):
+    caplog.set_level("INFO", "lbctl_l2.speaker")
+    served(kube, "web", "192.0.2.100")
+    house.join()
+    eventually(lambda: VIP in house.lease().announcing)
+    kube.seed([endpoint_slice("default", "web", (), 9000)])
+    eventually(lambda: VIP not in house.plane.given)
+    told = [(line.message, line.services, line.because) for line in caplog.records if hasattr(line, "because")]
+    assert told[0] == ("announces", "default/web", "first in the ranking")
+    assert told[-1] == ("announces no more", "default/web", REASONS["no-endpoint"])
 
 
 def test_a_service_that_goes_takes_its_order_along(kube, house):

@@ -3,6 +3,7 @@
 Kubernetes is a dictionary whose news arrive late. What takes time in a cluster (watches, looks, reports) takes it here.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from lbctl.model import Ingress, LoadBalancer, Node
 from lbctl.plan import diff
 from lbctl.provider import Harness, Scope
 from lbctl_l2.announcer import Announcer
+from lbctl_l2.because import Word, changes
 from lbctl_l2.options import options
 from lbctl_l2.segment import Segment
 from lbctl_l2.state import File, State
@@ -133,7 +135,8 @@ class Speaker:
     """A node's control, which turns when it is woken."""
 
     def __init__(self, room: "Room", name: str) -> None:
-        self.room, self.name, self.looks, self.asked = room, name, 0, False
+        self.room, self.name, self.asked = room, name, False
+        self.words: list[Word] = []
         segment = room.segment
         segment.add(name)
         self.plane = Plane(segment, name)
@@ -159,8 +162,7 @@ class Speaker:
             self.room.segment.at(self.room.segment.now + self.room.pace, self.look)
 
     def look(self) -> None:
-        self.asked, self.looks = False, self.looks + 1
-        wanted = self.room.wanted
+        self.asked, wanted = False, self.room.wanted
         shares = Counter(share for item in wanted for share in self.announcer.shares(item))
         seen = self.announcer.observe(Scope(at=datetime.now(UTC), load_balancers=wanted, shares=shares))
         plan = diff(self.announcer.kinds, self.announcer.desired(wanted, seen), seen)
@@ -171,7 +173,9 @@ class Speaker:
         segment = self.room.segment
         if self.name in self.room.dead:
             return
+        before = self.plane.known
         if self.plane.look():
+            self.words += changes(before, self.plane.known, self.announcer)
             self.announcer.heard(self.plane.known)
         if self.keeper._wake.is_set() or segment.now >= self.due:
             self.keeper._wake.clear()
@@ -215,6 +219,11 @@ class Room:
     def loads(self) -> list[int]:
         counted = Counter(name for names in self.holders().values() for name in names)
         return sorted(counted.get(name, 0) for name in self.names)
+
+    def why(self, name: str) -> set[str]:
+        """The reasons that this node has had since the last time, without numbers."""
+        words, self.speakers[name].words = self.speakers[name].words, []
+        return {re.sub("[0-9]+ ms", "some ms", word.because) for word in words}
 
     def moves(self, since: float) -> Counter[str]:
         """How often each address changed its announcer since then."""
@@ -302,3 +311,38 @@ def test_a_stall_that_nobody_took_over_in_moves_nothing_afterwards(late):
     room.run(60)
     assert room.holders() == before
     assert max(room.moves(began).values()) == -1
+
+
+def test_both_sides_of_a_move_say_why():
+    room = at_work(2, 40)
+    name = newcomer(room)
+    room.run(45)
+    assert room.why(name) == {"handed over by node-00: for balance", "handed over by node-01: for balance"}
+    assert room.why("node-00") == {"first in the ranking", f"handed over to {name}: for balance"}
+
+
+def test_of_a_drained_node_both_sides_say_that_it_is_cordoned():
+    room = at_work(2, 10)
+    room.why("node-01"), room.why("node-00")
+    room.cluster.nodes = (replace(room.cluster.nodes[0], cordoned=True), room.cluster.nodes[1])
+    room.run(10)
+    assert room.why("node-01") == {"handed over by node-00: it is cordoned"}
+    assert room.why("node-00") == {"handed over to node-01: this node is cordoned"}
+
+
+def test_who_takes_over_from_a_dead_node_says_for_how_long_it_was_silent():
+    room = at_work(2, 10)
+    room.why("node-01")
+    room.dead.add("node-00")
+    room.segment.kill("node-00")
+    room.run(2)
+    assert room.why("node-01") == {"node node-00 silent some ms"}
+
+
+def test_an_address_whose_service_is_gone_says_so():
+    room = at_work(2, 2)
+    room.wanted = room.wanted[:1]
+    for item in room.speakers.values():
+        item.again()
+    room.run(2)
+    assert "no Service holds it" in room.why("node-00") | room.why("node-01")
