@@ -18,7 +18,7 @@ from itertools import islice
 
 from lbctl.model import DEGRADED, Family, IPAddress, Note, Owner, Refusal
 from lbctl_l2.book import Book
-from lbctl_l2.pool import TOLD, Outcome, Pool, Request, family, is_private
+from lbctl_l2.pool import TOLD, Outcome, Pool, Request, family, is_buggy, is_private
 
 ROOMMATES = 16
 """So many addresses of one sharing key are looked at before a Service gets an address of its own, if there is one."""
@@ -122,7 +122,8 @@ def _check(book: Book, request: Request, address: IPAddress, found: Sequence[IPA
     place, reserved = book.locate(address), book.reserved.get(address)
     if place is None:
         pools = _listed([str(pool) for pool in book.pools]) or "there are none"
-        raise Verdict("address-not-in-pool", f"{address} lies in no pool: {pools}")
+        avoided = " that gives addresses which end in .0 or .255 (avoidBuggyIPs)" if _is_avoided(book, address) else ""
+        raise Verdict("address-not-in-pool", f"{address} lies in no pool{avoided}: {pools}")
     pool = place.pool
     if request.pool not in ("", pool.name):
         raise Verdict(
@@ -136,6 +137,11 @@ def _check(book: Book, request: Request, address: IPAddress, found: Sequence[IPA
         raise Verdict("not-private", f"{address} is no private address (RFC 1918, RFC 4193), and it is to be internal")
     _check_pool(book, request, pool, address, found)
     _check_taken(book, request, pool, address)
+
+
+def _is_avoided(book: Book, address: IPAddress) -> bool:
+    """Is it within a pool's ranges, and not the pool's to give?"""
+    return is_buggy(address) and any(address in part for pool in book.pools for part in pool.ranges)
 
 
 def _check_pool(book: Book, request: Request, pool: Pool, address: IPAddress, found: Sequence[IPAddress]) -> None:

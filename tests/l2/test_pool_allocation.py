@@ -429,3 +429,9 @@ def test_ranges_that_are_full_are_not_looked_into_again(monkeypatch: pytest.Monk
     found = answers([pool("a", *(f"10.0.{n}.1" for n in range(100)))], *(asks(f"s{n:02}") for n in range(100)))
     assert all(outcome.addresses for outcome in found.values())
     assert looks.total() == 100
+
+
+def test_who_asks_for_an_address_that_its_pool_avoids_hears_why() -> None:
+    avoids = [pool("a", "10.0.0.0/24", avoid_buggy=True)]
+    assert "avoidBuggyIPs" in refused(answer(avoids, asks("x", addresses=ips("10.0.0.255"))))[1]
+    assert "avoidBuggyIPs" not in refused(answer(avoids, asks("x", addresses=ips("10.0.1.0"))))[1]
