@@ -114,12 +114,18 @@ def _cooldown(settings: Mapping[str, str]) -> timedelta:
 
 
 def _documents(path: str) -> Sequence[Any]:
-    """The documents of the pools' file. Files that people write: YAML without tags, of a bounded size."""
+    """The documents of the pools' file. Files that people write: YAML without tags and aliases, of a bounded size."""
     if not path:
         return ()
     try:
         if Path(path).stat().st_size > FILE_BYTES:
             raise SettingsError(f"--l2-pools {path} is larger than {FILE_BYTES // 2**20} MiB: split the pools' file")
-        return tuple(yaml.safe_load_all(Path(path).read_text(encoding="utf-8")))
+        text = Path(path).read_text(encoding="utf-8")
+        # A few lines of nested aliases can stand for billions of values.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise SettingsError(f"--l2-pools {path} uses aliases (*name): write out what they stand for")
+        return tuple(yaml.safe_load_all(text))
+    except RecursionError as error:
+        raise SettingsError(f"--l2-pools {path} is nested too deeply for a file of pools") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SettingsError(f"--l2-pools {path} cannot be read: {error}") from error

@@ -432,6 +432,18 @@ def test_settings_that_cannot_be_used_are_errors_that_name_them(said: dict[str, 
         Stage(**{"addresses": "192.0.2.0/24", **said})
 
 
+@pytest.mark.parametrize(("text", "why"), [
+    ("&a [*a]", "aliases"),
+    ("\n".join(f"- &a{n} [{', '.join([f'*a{n - 1}' if n else 'x'] * 10)}]" for n in range(9)), "aliases"),
+    ("[" * 2000 + "]" * 2000, "nested too deeply"),
+    ("- !!python/object:os.system x", "cannot be read"),
+], ids=["self", "bomb", "depth", "tag"])  # fmt: skip
+def test_a_file_of_pools_that_would_explode_is_an_error(text: str, why: str, tmp_path: Any) -> None:
+    (tmp_path / "pools.yaml").write_text(text)
+    with pytest.raises(SettingsError, match=why):
+        Stage("", pools=str(tmp_path / "pools.yaml"))
+
+
 def test_looking_for_what_is_shared_only_disturbs_nobody() -> None:
     stage = Stage()
     stage.put(lb("a/one"))
