@@ -16,11 +16,11 @@ import msgspec
 from lbctl import plugins
 from lbctl.cluster import Watch
 from lbctl.controller import USUAL, Controller, Listener, Timing
-from lbctl.errors import LbctlError, SettingsError, Unavailable
+from lbctl.errors import CredentialsError, LbctlError, Refused, SettingsError, Unavailable
 from lbctl.kube import objects
 from lbctl.kube.access import Access, Watched
 from lbctl.kube.claims import Claims
-from lbctl.kube.client import Client
+from lbctl.kube.client import Client, Forbidden, Unauthorized, Unreachable
 from lbctl.kube.events import Recorder
 from lbctl.kube.lease import Elector
 from lbctl.kube.reflector import Reflector
@@ -40,6 +40,9 @@ log = logging.getLogger(__name__)
 
 REMAKE = 30.0
 """Seconds between two tries to make a provider that lacks a setting."""
+
+ASK = 5.0
+"""Seconds within which an API server that cannot be read must say why, where somebody waits for it."""
 
 
 def utcnow() -> datetime:
@@ -69,20 +72,38 @@ class Cluster:
         self.on_misread: Callable[[str, str], None] = lambda _key, _why: None
         self._reflectors: tuple[Reflector[Any], ...] = ()
 
-    def watch(self, timeout: float = 60.0, wanted: Callable[[], bool] = lambda: True) -> None:
+    def watch(
+        self, timeout: float = 60.0, wanted: Callable[[], bool] = lambda: True, *, patient: bool = True
+    ) -> None:
         """Fill the stores and keep them up to date; give up as soon as that is no longer `wanted`.
 
-        Raises `Unavailable` if it takes more than `timeout` seconds.
+        Raises `Unavailable` if it takes more than `timeout` seconds. Where somebody waits for it (not `patient`), what
+        waiting seldom mends is raised at once: nobody is there, or these credentials are not enough.
         """
         shared = reflectors(self.client, self.stores, misread=self._misread, namespaces=self._namespaces)
         self._reflectors = (*shared, *self.watched.reflectors(self.client))
         for reflector in self._reflectors:
             reflector.start()
-        until = time.monotonic() + timeout
+        until, told = time.monotonic() + timeout, ""
         for reflector in self._reflectors:
             while wanted() and not reflector.synced.wait(0.2):
+                if not patient and reflector.failing not in ("", told):
+                    told = reflector.failing
+                    self._ask()
                 if time.monotonic() >= until:
                     self._give_up(reflector.failing or "no answer")
+
+    def _ask(self) -> None:
+        """Why can nothing be read? Raises that, unless it is a matter of time."""
+        asked = (objects.SERVICES, objects.NODES, objects.SLICES, *((objects.NAMESPACES,) if self._namespaces else ()))
+        try:
+            for resource in asked:
+                self.client.request("GET", resource.path(), params={"limit": "1"}, timeout=ASK)
+        except (Unreachable, Unauthorized, Forbidden) as why:
+            self.stop()
+            raise _for_somebody(self.client.place, why) from why
+        except LbctlError as why:
+            log.info("the cluster cannot be read yet", extra={"error": str(why)})
 
     def _misread(self, key: str, why: str) -> None:
         self.misread[key] = why
@@ -90,7 +111,7 @@ class Cluster:
 
     def _give_up(self, why: str) -> NoReturn:
         self.stop()
-        message = f"the Kubernetes API at {self.client.server} could not be read: {why}"
+        message = f"the Kubernetes API at {self.client.place} could not be read: {why}"
         raise Unavailable(message, reason="kubernetes-unavailable")
 
     def stop(self) -> None:
@@ -122,6 +143,22 @@ class Cluster:
         """The cluster's id where none is configured: the UID of its kube-system namespace."""
         raw = self.client.get(objects.NAMESPACES.path(name="kube-system"))
         return msgspec.json.decode(raw, type=objects.Namespace).metadata.uid
+
+
+def _for_somebody(server: str, why: LbctlError) -> LbctlError:
+    """What a user can do about it."""
+    if isinstance(why, Unauthorized):
+        return CredentialsError(
+            f"the API server at {server} rejects these credentials ({why.message}): "
+            f"renew them, or check --kubeconfig and --context"
+        )
+    if isinstance(why, Forbidden):
+        return Refused(
+            f"the API server at {server} refuses: {why.message}: grant it (`lbctl doctor` names the rule), "
+            f"or check --kubeconfig and --context",
+            reason="permission",
+        )
+    return why
 
 
 class Options(msgspec.Struct, frozen=True):

@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from lbctl.cli import codes, options, output
-from lbctl.errors import LbctlError
+from lbctl.errors import CredentialsError, LbctlError
 
 if TYPE_CHECKING:
     from lbctl.cli.inputs import Inputs
@@ -115,15 +115,19 @@ def _data(finding: Finding) -> dict[str, Any]:
 def _findings(session: "Session", *, reach: bool) -> Iterator[Finding]:
     from lbctl.cli.inputs import inputs
     from lbctl.cli.paths import Paths
+    from lbctl.kube.client import Unreachable
 
     client = session.client()
-    yield from _guarded("cluster", lambda: _access(client, session.namespace()))
     try:
         given = inputs(session, ())
     except LbctlError as error:
+        # Who is not let in at all has no permissions to be asked for.
+        if not isinstance(error, Unreachable | CredentialsError):
+            yield from _guarded("cluster", lambda: _access(client, session.namespace()))
         yield _broken("cluster", error)
         return
     try:
+        yield from _guarded("cluster", lambda: _access(client, session.namespace()))
         yield from _guarded("other controllers", lambda: _rivals(client, session.config.default_provider))
         yield from _guarded("leader", lambda: _leader(session, client))
         yield from _claims(session, given)

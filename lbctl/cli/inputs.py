@@ -45,7 +45,7 @@ def inputs(session: "Session", paths: Sequence[str]) -> Inputs:
     if found is not None and not (session.config.kubeconfig or session.config.context):
         return _offline(found)
     cluster = Cluster(session.client())
-    cluster.watch()
+    cluster.watch(patient=False)
     if found is None:
         return Inputs(cluster.stores, _host(cluster.client.server), cluster)
     cluster.stop()

@@ -121,7 +121,7 @@ class Session:
         plugin = self.plugin(name)
         if cluster is None:
             cluster = Cluster(self.client())
-            cluster.watch()
+            cluster.watch(patient=False)
             cluster.stop()
         given = {**self.config.given(plugin), "home": self.namespace()}
         cluster.look(dict.fromkeys((*plugin.watches(given), *plugin.speaker_watches(given))))

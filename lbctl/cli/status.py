@@ -34,7 +34,7 @@ def status(namespace: str, all_namespaces: bool, selector: str, watch: bool, for
     session = Session(flags)
     chosen = chooser("" if all_namespaces else namespace, selector) or (lambda _service: True)
     cluster = Cluster(session.client())
-    cluster.watch()
+    cluster.watch(patient=False)
     table = Table(session, cluster, _shown(chosen, session.config.default_provider))
     try:
         table.look()

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import msgspec
 
@@ -37,6 +37,15 @@ WAYS = (
     "give --kubeconfig FILE or set KUBECONFIG, put one at ~/.kube/config, "
     "run inside a cluster, or start `lbctl sandbox`"
 )
+
+WAY = "is the cluster up? Check --kubeconfig and --context"
+
+
+class Unreachable(Unavailable):
+    """No request could be made: nobody listens there, the host has no such name, no trust, or no token to show.
+
+    Who runs for long asks again; a command that somebody waits for ends with it.
+    """
 
 
 class Reply(Protocol):
@@ -200,6 +209,7 @@ class Client:
         self._writing = 0
         self._agent = f"lbctl/{__version__} ({component})"
         self.server: str = api.configuration.host
+        self.place = _place(self.server)
         self._wire = _wire(api.configuration)
 
     @classmethod
@@ -302,11 +312,18 @@ class Client:
             response = send()
         except (HTTPError, OSError) as broken:
             self._observe(msgspec.structs.replace(call, code="no-answer", seconds=self._clock() - started))
-            message = f"no answer from the API server at {self.server}: {_plain(broken)}"
-            raise Unavailable(message, reason="kubernetes-unavailable") from broken
+            raise self._no_answer(broken) from broken
         code = "ok" if response.status < 300 else str(response.status)
         self._observe(msgspec.structs.replace(call, code=code, seconds=self._clock() - started))
         return response
+
+    def _no_answer(self, broken: Exception) -> Unavailable:
+        from urllib3.exceptions import NewConnectionError, SSLError
+
+        message = f"no answer from the API server at {self.place}: {_plain(broken)}"
+        if isinstance(getattr(broken, "original_error", broken), NewConnectionError | SSLError):
+            return Unreachable(f"{message}: {WAY}", reason="kubernetes-unavailable")
+        return Unavailable(message, reason="kubernetes-unavailable")
 
     def _headers(self, content_type: str | None) -> dict[str, str]:
         headers = {"Accept": JSON, "User-Agent": self._agent}
@@ -318,9 +335,15 @@ class Client:
                 self._api.update_params_for_auth(headers, [], ["BearerToken"])
             except (OSError, official().config.ConfigException) as broken:
                 # The token's file is away or empty, as between two rotations: the next call asks again.
-                message = f"the credentials for {self.server} cannot be read ({broken}): see that the token is there"
-                raise Unavailable(message, reason="kubernetes-unavailable") from broken
+                message = f"the credentials for {self.place} cannot be read ({broken}): see that the token is there"
+                raise Unreachable(message, reason="kubernetes-unavailable") from broken
         return headers
+
+
+def _place(server: str) -> str:
+    """The server as it may be shown: its address without what may be a secret in it (a path, a password)."""
+    parts = urlsplit(server)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], path="", query="", fragment="").geturl()
 
 
 def _target(path: str, params: Mapping[str, str] | None) -> str:
@@ -342,7 +365,13 @@ def _beginning(response: Any) -> bytes:
 
 def _plain(broken: Exception) -> str:
     """What happened, without object addresses: conditions and Events must say the same every time."""
-    return type(getattr(broken, "reason", None) or broken).__name__
+    from urllib3.exceptions import NewConnectionError
+
+    cause = getattr(broken, "original_error", broken)
+    if isinstance(cause, NewConnectionError) and isinstance(cause.__cause__, OSError):
+        return (cause.__cause__.strerror or type(cause).__name__).lower()
+    trusted = getattr(cause.args[0] if cause.args else None, "verify_message", "")
+    return trusted or type(getattr(cause, "reason", None) or cause).__name__
 
 
 class Official(NamedTuple):

@@ -15,6 +15,7 @@ from lbctl import config, plugins
 from lbctl.cli import COMMANDS, _name, codes, complete
 from lbctl.cli import lbctl as group
 from lbctl.errors import CredentialsError, LbctlError, Refused, SettingsError
+from lbctl.sandbox.kube.faults import Fault
 
 DOCS = Path(__file__).parents[2] / "docs" / "cli.md"
 UPDATE = bool(os.environ.get("LBCTL_UPDATE_GOLDEN"))
@@ -106,6 +107,52 @@ def test_without_a_cluster_it_says_how_to_name_one(process) -> None:
     ran = process("plan")
     assert ran.code == codes.SETTINGS
     assert "give --kubeconfig FILE or set KUBECONFIG" in ran.err
+
+
+def reaching(server: str, token: str, path: Path) -> Path:
+    """A kubeconfig."""
+    user, cluster = {"name": "u", "user": {"token": token}}, {"name": "c", "cluster": {"server": server}}
+    context = {"name": "x", "context": {"cluster": "c", "user": "u"}}
+    said = {"clusters": [cluster], "users": [user], "contexts": [context], "current-context": "x"}
+    path.write_text(json.dumps({"apiVersion": "v1", "kind": "Config", **said}))
+    return path
+
+
+@pytest.mark.parametrize("verb", ["status", "pools", "plan", "doctor"])
+def test_a_cluster_where_nobody_listens_is_named_with_the_way_out(lbctl, tmp_path: Path, verb: str) -> None:
+    ran = lbctl(verb, "--kubeconfig", reaching("http://127.0.0.1:1", "x", tmp_path / "nowhere"))
+    assert ran.code == codes.ERROR
+    assert "no answer from the API server at http://127.0.0.1:1: connection refused" in ran.out + ran.err
+    assert "Check --kubeconfig and --context" in ran.out + ran.err
+
+
+def test_an_unknown_host_is_said_at_once(lbctl, tmp_path: Path) -> None:
+    ran = lbctl("status", "--kubeconfig", reaching("http://no-such-host.invalid", "x", tmp_path / "nowhere"))
+    assert ran.code == codes.ERROR
+    assert "no answer from the API server at http://no-such-host.invalid: " in ran.err
+
+
+@pytest.mark.parametrize("verb", ["status", "doctor"])
+def test_credentials_that_nobody_knows_are_5(lbctl, world, tmp_path: Path, verb: str) -> None:
+    server = world.sandbox.kube.url
+    ran = lbctl(verb, "--kubeconfig", reaching(server, "old", tmp_path / "old"))
+    assert ran.code == codes.SETTINGS
+    assert f"the API server at {server} rejects these credentials (Unauthorized)" in ran.out + ran.err
+
+
+def test_credentials_that_may_not_read_are_5(lbctl, world) -> None:
+    world.sandbox.kube.faults.inject(Fault(effect="deny", verbs=("list", "watch"), resources=("nodes",)))
+    ran = lbctl("status")
+    assert ran.code == codes.SETTINGS
+    assert "nodes is forbidden" in ran.err
+    assert "`lbctl doctor` names the rule" in ran.err
+
+
+def test_a_token_that_is_not_there_is_named(lbctl, tmp_path: Path) -> None:
+    path = reaching("http://127.0.0.1:1", "x", tmp_path / "kubeconfig")
+    path.write_text(path.read_text().replace('"token": "x"', '"tokenFile": "/nowhere/token"'))
+    ran = lbctl("status", "--kubeconfig", path)
+    assert (ran.code, "/nowhere/token" in ran.err) == (codes.SETTINGS, True)
 
 
 def test_a_provider_that_is_not_installed_says_what_to_install(lbctl, manifest) -> None:
