@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lbctl import plugins
+from lbctl.errors import SettingsError
 from lbctl.model import Node
 from lbctl.sandbox.kube import KubeSandbox
 from lbctl.testing.standin import Standin
@@ -40,11 +41,18 @@ class Sandbox:
         self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         for standin in self.standins.values():
             standin.start()
-        self.kube.start(self._port)
+        self._listen()
         self.kube.seed([manifest(node) for node in self._nodes()])
         self.kube.kubeconfig(self.kubeconfig)
         self._write_config()
         self._written = {path: path.read_bytes() for path in (self.kubeconfig, self.config)}
+
+    def _listen(self) -> None:
+        try:
+            self.kube.start(self._port)
+        except OSError as error:
+            place = f"127.0.0.1:{self._port} ({error.strerror})"
+            raise SettingsError(f"nothing can listen on {place}: give another --port, or 0 for any") from error
 
     def stop(self) -> None:
         """End everything. Safe to repeat."""

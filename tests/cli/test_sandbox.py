@@ -1,5 +1,6 @@
 """`lbctl sandbox` as a process: what it wrote down goes with it, unless the folder is the user's."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -7,6 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from lbctl.cli import codes
 
 Sandbox = Callable[..., "subprocess.Popen[str]"]
 
@@ -54,3 +57,11 @@ def test_it_keeps_what_others_put_there(sandbox: Sandbox, tmp_path: Path) -> Non
 def test_a_folder_that_was_asked_for_is_the_users(sandbox: Sandbox, tmp_path: Path) -> None:
     end(sandbox("--state=here"))
     assert {path.name for path in (tmp_path / "here").iterdir()} == {"kubeconfig", "lbctl.yaml"}
+
+
+def test_where_another_sandbox_listens_there_is_no_second(sandbox: Sandbox, process, tmp_path: Path) -> None:
+    sandbox("--state=first")
+    port = re.search(r"http://127\.0\.0\.1:(\d+)/", (tmp_path / "first" / "kubeconfig").read_text())[1]
+    ran = process("sandbox", "--provider=memory", "--state=second", f"--port={port}")
+    assert ran.code == codes.SETTINGS
+    assert f"nothing can listen on 127.0.0.1:{port} (Address already in use): give another --port" in ran.err

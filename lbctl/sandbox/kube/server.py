@@ -71,6 +71,7 @@ class Server:
 
     async def start(self, port: int) -> int:
         """Listen on loopback; the port, chosen if it is 0. Raises `OSError` when the port is taken."""
+        _claim(port)
         # Bound but not listening, it keeps the port ours through an outage: refused to clients, not free for others.
         self._place = _bind(port)
         await self._runner.setup()
@@ -337,6 +338,13 @@ async def _wait(ready: asyncio.Event, seconds: float) -> None:
 def _request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
     loop = asyncio.get_running_loop()
     return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=_MAX_BODY)
+
+
+def _claim(port: int) -> None:
+    """Raises `OSError` where somebody has the port: sockets that share it, as ours do, would not be told of another."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as alone:
+        alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        alone.bind(("127.0.0.1", port))
 
 
 def _bind(port: int) -> socket.socket:
