@@ -172,15 +172,15 @@ def test_what_could_not_be_written_is_tried_again_though_another_object_is_gone(
     assert desk.wish()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_an_error_that_nobody_thought_of_costs_one_report_and_not_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    desk = Desk(Cluster())
+    desk, died = Desk(Cluster()), threading.Semaphore(0)
     with monkeypatch.context() as patch:
-        patch.setattr(desk.cluster, "patch", lambda *_, **__: desk.cluster.done.release() or 1 / 0)
+        patch.setattr(threading, "excepthook", lambda _: died.release())
+        patch.setattr(desk.cluster, "patch", lambda *_, **__: 1 / 0)
         desk.look()
         assert desk.wish()
         desk.look(SHARED)
-        assert desk.cluster.done.acquire(timeout=5)
+        assert died.acquire(timeout=5)
     desk.clock += 2
     desk.look()
     assert desk.wish()
