@@ -101,9 +101,9 @@ class Announcer:
         return () if load_balancer.problem else set(election.claims(load_balancer))
 
     def adopts(self, status: Sequence[Ingress]) -> bool:
-        """Addresses of our pools are ours to announce, whoever wrote them there."""
-        found = [election.address(entry.ip) for entry in status]
-        return bool(found) and all(item is not None and bool(self._pool_of(item)) for item in found)
+        """Addresses of our pools, as of now, are ours to announce, whoever wrote them there."""
+        found, pool_of = [election.address(entry.ip) for entry in status], self._served.look().pool_of
+        return bool(found) and all(item is not None and bool(pool_of(item)) for item in found)
 
     def apply(self, changes: Sequence[Change]) -> Sequence[Resource | Exception | None]:
         """Gives the data plane its orders, all that there are: it sees itself what is new. Safe to repeat."""

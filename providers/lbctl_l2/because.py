@@ -85,9 +85,9 @@ def lines(
         alike.setdefault((word.message, word.because), []).append(word.address)
     most = sorted(alike.items(), key=lambda item: -len(item[1]))
     for (message, because), found in most[:LINES]:
-        yield SEVERAL[message], {"number": str(len(found)), "addresses": _few(found), "because": because}
+        yield SEVERAL[message], {"number": str(len(found)), "addresses": few(found), "because": because}
     if rest := [address for _, found in most[LINES:] for address in found]:
-        yield "announces other addresses, or no more", {"number": str(len(rest)), "addresses": _few(rest)}
+        yield "announces other addresses, or no more", {"number": str(len(rest)), "addresses": few(rest)}
 
 
 def _begun(
@@ -137,7 +137,8 @@ def _answered(entries: Mapping[IPAddress, AddressReport]) -> set[IPAddress]:
     return {address for address, entry in entries.items() if entry.state in ANSWERS}
 
 
-def _few(found: Iterable[IPAddress]) -> str:
+def few(found: Iterable[IPAddress]) -> str:
+    """The first of them, and how many more there are."""
     named = [str(address) for address in found]
     more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
     return ",".join(named[:NAMED]) + more

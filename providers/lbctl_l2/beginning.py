@@ -34,15 +34,16 @@ class Beginning:
         self._there: frozenset[object] = frozenset()
         self.waits = True
         """What nobody announces is not announced by this node either, yet."""
-        self.founds = False
-        """As is said in the Lease."""
+        self.founds = True
+        """As is said in the Lease. At first of everybody: else two that begin would take each other for elders, where
+        the API server answers so late that they have settled by then."""
         self._over = self._settled = False
 
     def look(self, roll: Iterable[Member], report: Report | None, now: float) -> bool:
         """Take in who is there. Whether this node is to settle now, before its time."""
         found, age = tuple(roll), now - self._began
         self._over = self._over or age >= FOUNDING or (age >= HEARD and self._elders(found, report))
-        self.founds = age >= HEARD and not self._over
+        self.founds = not self._over
         self.waits = self.waits and not self._over and self._misses(found, report, now)
         settles = self.founds and age >= SETTLES and not self._settled
         self._settled = self._settled or settles

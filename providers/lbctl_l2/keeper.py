@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from lbctl.errors import LbctlError
 from lbctl.model import IPAddress
-from lbctl_l2 import leases
+from lbctl_l2 import because, leases
 from lbctl_l2.election import Move
 from lbctl_l2.state import File, State
 from lbctl_l2.tidings import Tidings
@@ -163,10 +163,14 @@ class Keeper:
         self._declined = {address: until for address, until in self._declined.items() if until > now}
         self._declined |= dict.fromkeys(late, now + PATIENCE)
         # While the API server is away, what is known of the others is old.
-        for move in self._moves() if not self._failing else ():
-            if move.address in held and move.address not in self._declined:
-                self._gives = {**self._gives, move.address: (move.new, now + GIVING)}
-                log.info("gives an address away", extra={"address": str(move.address), "to": move.new})
+        found = self._moves() if not self._failing else ()
+        mine = held.keys() - self._declined.keys() - self._gives.keys()
+        fresh = {move.address: (move.new, now + GIVING) for move in found if move.address in mine}
+        self._gives = {**self._gives, **fresh}
+        if fresh:
+            named = because.few(fresh)
+            to = ",".join(sorted({heir for heir, _ in fresh.values()}))
+            log.info("gives addresses away for balance", extra={"number": len(fresh), "addresses": named, "to": to})
 
     def _write(self, state: State) -> None:
         """A disk that is full costs a log line, not an announcement."""

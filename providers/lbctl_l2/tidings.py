@@ -47,7 +47,7 @@ class Tidings:
         self._started = int(world.now())
         self._left: Mapping[IPAddress, tuple[int, float]] = {}
         self.problems: tuple[Problem, ...] = ()
-        self.founds = False
+        self.founds = True
         self.answering: Mapping[IPAddress, int] = {}
         """The addresses that this node answers for, and since when, in seconds since the epoch."""
 

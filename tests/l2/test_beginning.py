@@ -92,8 +92,10 @@ def test_who_is_no_elder_keeps_nobody_from_founding(other, report):
     assert looked((1.5, [member("a"), other]), report=report).founds
 
 
-def test_nothing_is_said_before_elders_could_be_heard():
-    assert not looked((1.4, [member("a")])).founds
+def test_before_elders_could_be_heard_it_takes_itself_for_a_founder():
+    elder = member("b", settled=True)
+    assert looked((1.4, [member("a"), elder]), report=heard("b")).founds
+    assert not looked((1.4, [member("a"), elder]), (1.5, [member("a"), elder]), report=heard("b")).founds
 
 
 def test_the_next_look_is_when_something_can_change():

@@ -327,6 +327,15 @@ def test_a_class_less_service_is_announced_where_we_are_the_default_and_its_addr
     assert eventually(lambda: VIP in house.plane.given)
 
 
+def test_a_class_less_service_is_announced_once_its_address_lies_in_a_pool(kube, house):
+    kube.seed([{**service("web", "192.0.2.250"), "spec": {"type": "LoadBalancer", "ports": [{"port": 80}]}}])
+    kube.seed([endpoint_slice("default", "web", NODES, 9000)])
+    house.join(default="l2")
+    eventually(lambda: house.lease().held and house.desk.at_rest())
+    house.patch("/apis/lbctl.io/v1alpha1/addresspools/main", {"spec": {"addresses": ["192.0.2.240-192.0.2.254"]}})
+    assert eventually(lambda: ip_address("192.0.2.250") in house.plane.given)
+
+
 # ── several nodes ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

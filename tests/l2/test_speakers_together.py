@@ -346,3 +346,13 @@ def test_an_address_whose_service_is_gone_says_so():
         item.again()
     room.run(2)
     assert "no Service holds it" in room.why("node-00") | room.why("node-01")
+
+
+def test_speakers_that_had_settled_before_the_api_server_answered_are_even_soon():
+    room = Room(4, 32)
+    room.segment.timing = replace(room.segment.timing, settle=0.5)
+    began = room.segment.now
+    room.start(*room.names, apart=2.0)
+    room.run(3 * 2.0 + 0.5 + 12)
+    assert room.loads()[-1] - room.loads()[0] <= 2
+    assert max(room.moves(began).values()) <= 2
