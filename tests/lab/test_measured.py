@@ -1,6 +1,6 @@
 """What the instruments' notes mean. Needs no namespaces."""
 
-from lbctl_l2.lab.measured import Announcement, Answers, Asked, Probe, Seen
+from lbctl_l2.lab.measured import Announcement, Answers, Asked, Longest, Probe, Seen
 from lbctl_l2.lab.rig import vip
 from lbctl_l2.lab.table import Row, lines, percentile
 
@@ -27,6 +27,24 @@ def test_without_a_lost_question_there_is_none() -> None:
 def test_what_was_never_answered_counts_until_the_last_question() -> None:
     assert round(answers("aa....").outage(), 6) == 0.03
     assert round(answers("....").outage(), 6) == 0.02
+
+
+def test_an_outage_that_fell_between_two_looks_is_told_whole_and_once() -> None:
+    longest = Longest()
+    whole = answers("aaa.........bbbbb..b").asked
+    for look in (whole[:6], whole[6:12], whole[12:]):
+        longest.see(Answers(look, 0.01))
+    assert round(longest.tell(), 6) == 0.09
+    assert longest.tell() == 0.0
+
+
+def test_an_outage_that_was_told_before_its_end_is_told_again_from_its_beginning() -> None:
+    longest = Longest()
+    whole = answers("aaa.........b").asked
+    longest.see(Answers(whole[:8], 0.01))
+    assert round(longest.tell(), 6) == 0.04
+    longest.see(Answers(whole[8:], 0.01))
+    assert round(longest.tell(), 6) == 0.09
 
 
 def test_only_the_time_asked_for_counts() -> None:

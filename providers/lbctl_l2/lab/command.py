@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import click
 
 from lbctl_l2.lab.api import NODES, Api
 from lbctl_l2.lab.cluster import Cluster, Whole, bound
-from lbctl_l2.lab.measured import Address
+from lbctl_l2.lab.measured import Address, Longest
 from lbctl_l2.lab.namespaces import LabError, missing, running, sweep
 from lbctl_l2.lab.rig import Client, Watch
 
@@ -29,6 +30,8 @@ START = 30.0
 AGAIN = 5.0
 """Seconds after which a speaker that ended is started again, as kubelet would."""
 LOOK = 1.0
+CLIENTS = 8
+"""So many addresses have a client that asks; more would be what the machine is busy with."""
 END = 20.0
 
 
@@ -142,14 +145,15 @@ Break:  kill -9 $(ip netns pids {node.namespace.name})        a whole speaker; i
         kubectl delete service web-0
         kubectl cordon {node.name}    moves nothing while its pods run: lbctl speaker's --drain-on
 
-Who announces, and what each change cost a client that asks every 10 ms. Ctrl-C, or lbctl lab --down, ends it.
+Who announces, and what each change cost a client that asks that address every 10 ms.
+Ctrl-C, or lbctl lab --down, ends it.
 """
 
 
 def _tell(cluster: Cluster, ended: threading.Event) -> None:
     """A line for every change, until the end."""
     watch = cluster.lab.watch(*cluster.addresses)
-    clients = {address: cluster.lab.ask(address) for address in cluster.addresses[:1]}
+    clients = Clients({address: cluster.lab.ask(address) for address in cluster.addresses[:CLIENTS]})
     before: dict[Address, frozenset[str]] = {}
     dead: dict[str, float] = {}
     while not ended.wait(LOOK):
@@ -157,17 +161,38 @@ def _tell(cluster: Cluster, ended: threading.Event) -> None:
         _revive(cluster, dead)
 
 
+class Clients:
+    """A client for each address, and the longest that each has waited since that was told."""
+
+    def __init__(self, clients: Mapping[Address, Client]) -> None:
+        self._clients = clients
+        self._waits = {address: Longest() for address in clients}
+
+    def look(self) -> None:
+        """Hear all of them at the same time: each takes a while to answer."""
+        with ThreadPoolExecutor(len(self._clients)) as threads:
+            heard = threads.map(Client.take, self._clients.values())
+        for wait, answers in zip(self._waits.values(), heard, strict=True):
+            wait.see(answers)
+
+    def cost(self, address: Address) -> str:
+        """What the client of this address waited; empty where none asks it."""
+        wait = self._waits.get(address)
+        return f"   a client waited {1000 * wait.tell():.0f} ms" if wait is not None else ""
+
+
 def _changes(
-    watch: Watch, clients: Mapping[Address, Client], before: Mapping[Address, frozenset[str]]
+    watch: Watch, clients: Clients, before: Mapping[Address, frozenset[str]]
 ) -> dict[Address, frozenset[str]]:
     """Say who announces now where that is news."""
     seen = watch.take()
-    outages = {address: client.take().outage() for address, client in clients.items()}
+    clients.look()
     now = {address: seen.announcers(address, 0.2) for address in {probe.address for probe in seen.probes}}
     for address, nodes in sorted(now.items(), key=lambda item: int(item[0])):
         if nodes != before.get(address):
-            cost = f"   a client waited {1000 * outages[address]:.0f} ms" if before and address in outages else ""
-            click.echo(f"{time.strftime('%H:%M:%S')}  {address}  {', '.join(sorted(nodes)) or 'nobody'}{cost}")
+            cost = clients.cost(address)
+            said = cost if before else ""
+            click.echo(f"{time.strftime('%H:%M:%S')}  {address}  {', '.join(sorted(nodes)) or 'nobody'}{said}")
     return now
 
 

@@ -47,6 +47,26 @@ class Answers(msgspec.Struct, frozen=True):
         return tuple(node for node, before in zip(served, ["", *served], strict=False) if node != before)
 
 
+class Longest:
+    """The longest outage of one client since it was last told, over any number of looks: none falls between two."""
+
+    def __init__(self) -> None:
+        self._since: tuple[Asked, ...] = ()
+        self._longest = 0.0
+
+    def see(self, answers: Answers) -> None:
+        """What the client asked since the last look."""
+        together = msgspec.structs.replace(answers, asked=(*self._since, *answers.asked))
+        answered = tuple(asked for asked in together.asked if asked.answered is not None)
+        self._longest = max(self._longest, together.outage())
+        self._since = answered[-1:] or together.asked[:1]
+
+    def tell(self) -> float:
+        """Seconds; from now on only what comes counts, and what has not ended yet, from its beginning."""
+        told, self._longest = self._longest, 0.0
+        return told
+
+
 class Probe(msgspec.Struct, frozen=True):
     """One question to the wire, and the nodes that answered it; a stranger's name is its MAC."""
 
