@@ -17,6 +17,8 @@ DEMO := .venv-demo
 DEV := .venv
 JOBS ?= 2
 PIP := -m pip install --quiet --disable-pip-version-check
+# Processes are started by the hundred here: none needs to compile lbctl anew, and an installed one does not either.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo lab lab-down test lint bench lock clean controlplane nftables
 

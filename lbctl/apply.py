@@ -323,7 +323,7 @@ class Lanes:
         return [LbctlError(fault, reason="plugin-fault")] * len(steps)
 
     def _resolved(self, step: Change) -> Change:
-        if step.after is None:
+        if step.after is None or not waits_for(step):
             return step
         with self._lock:
             fields = resolve(step.after.fields, self._known)

@@ -5,7 +5,7 @@ those. All of them are frozen: what a plan was made from cannot change while it 
 so the garbage collector need not look at them (`gc=False`): with 10,000 Services that is half of its work.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, Literal, NewType
@@ -179,16 +179,24 @@ class Note(msgspec.Struct, frozen=True, gc=False):
 _PLAIN = (str, int, type(None))
 
 
-def refs(value: Any) -> Iterator[Ref]:
+def refs(value: Any) -> tuple[Ref, ...]:
     """Every Ref in a field's value, however deep."""
+    found: list[Ref] = []
+    _gather(value, found)
+    return tuple(found)
+
+
+def _gather(value: Any, found: list[Ref]) -> None:
+    if isinstance(value, _PLAIN):
+        return
     if isinstance(value, Ref):
-        yield value
+        found.append(value)
     elif isinstance(value, dict):
         for item in value.values():
-            yield from refs(item)
+            _gather(item, found)
     elif isinstance(value, tuple):
         for item in value:
-            yield from refs(item)
+            _gather(item, found)
 
 
 def resolve(value: Any, outputs: Mapping[Key, Mapping[str, Any]]) -> Any:

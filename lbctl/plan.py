@@ -255,4 +255,4 @@ def _delete(old: Resource, *, outage: bool = False) -> Change:
 
 def waits_for(change: Change) -> tuple[Ref, ...]:
     """The Refs that must be filled in before the change can be applied."""
-    return tuple(refs(change.after.fields)) if change.after else ()
+    return refs(change.after.fields) if change.after else ()

@@ -211,14 +211,16 @@ def _created(cluster: "Cluster") -> "Callable[[Owner], datetime | None]":
 
 
 def _log_step(provider: str) -> Callable[[Any], None]:
-    """One INFO line per change applied."""
+    """One line per change applied. What only says so in Kubernetes has its Event: at DEBUG alone."""
     import logging
 
     log = logging.getLogger("lbctl.change")
 
     def stepped(change: Any) -> None:
-        fields = {"provider": provider, "service": change.owner, "action": change.action, "kind": change.kind}
-        log.info("changed", extra={**fields, "resource": change.name, "because": change.because})
+        level = logging.DEBUG if change.kind in ("claim", "status") else logging.INFO
+        if log.isEnabledFor(level):
+            fields = {"provider": provider, "service": change.owner, "action": change.action, "kind": change.kind}
+            log.log(level, "changed", extra={**fields, "resource": change.name, "because": change.because})
 
     return stepped
 
