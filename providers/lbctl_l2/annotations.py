@@ -37,10 +37,8 @@ OLD = frozenset(name for name in (*ADDRESS_ANNOTATIONS, *POOL, *SHARING) if name
 """MetalLB's names of long ago. They mean what those under metallb.io/ do."""
 
 
-def request(
-    load_balancer: LoadBalancer, namespace_labels: Mapping[str, str] | None, promised: Iterable[IPAddress] = ()
-) -> Request:
-    """What the Service asks for. `promised` are addresses on their way into its status (`Scope.taken`).
+def request(load_balancer: LoadBalancer, namespace_labels: Mapping[str, str] | None) -> Request:
+    """What the Service asks for.
 
     Raises `Refused` where it contradicts itself: `pool-conflict`, `sharing-key-conflict`, `address-family`.
     """
@@ -50,7 +48,7 @@ def request(
         namespace_labels=namespace_labels,
         families=families,
         required=load_balancer.ip_family_policy == "RequireDualStack",
-        held=tuple(dict.fromkeys((*addresses(load_balancer), *promised))),
+        held=tuple(dict.fromkeys(addresses(load_balancer))),
         addresses=_asked(load_balancer, families),
         pool=_one(load_balancer.annotations, POOL, "pool-conflict"),
         scheme=load_balancer.scheme,
