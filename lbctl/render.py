@@ -240,7 +240,7 @@ def _text(preview: Preview) -> Iterator[str]:
     yield from _held("Held back: " + " ".join(preview.limits()), preview.frozen())
     refused = [f"! {r.owner}  {r.reason}: {r.message}" for r in preview.refused()]
     yield from _listed("Refused, and left as it is:", refused)
-    yield from _listed("To know:", [f"i {n.owner}  {n.reason}: {n.message}" for n in preview.notes()])
+    yield from _listed("To know:", [f"i {_noted(n)}" for n in preview.notes()])
     yield summary(preview)
     if preview.calls:
         yield line(f"API calls: {calls(preview.calls)}.")
@@ -281,6 +281,12 @@ def _title(change: Change, provider: str = "") -> str:
     if change.outage:
         parts.append("! outage: the old goes before the new can come")
     return "  ".join(parts)
+
+
+def _noted(note: Note) -> str:
+    """What concerns everybody names in its message what it is about: "shared" would be read as a shared address."""
+    whose = "" if note.owner == SHARED else f"{note.owner}  "
+    return f"{whose}{note.reason}: {note.message}"
 
 
 def _held(title: str, entries: _Entries) -> Iterator[str]:
@@ -503,12 +509,13 @@ def _explained(of: Explanation) -> Iterator[str]:
     yield from _held("Later, once its time has come:", [("", change) for change in of.pending])
     yield from _held(f"Held back: {of.limit}", [("", change) for change in of.frozen])
     if of.walk:
-        yield "The way of a packet:"
+        yield f"The way of a packet ({LEGEND}):"
         for number, step in enumerate(of.walk, 1):
             yield from _station(number, step)
 
 
-MARKS = {True: "ok", False: "!!", None: "??"}
+MARKS = {True: "ok", False: "!!", None: "--"}
+LEGEND = "ok: good, !!: look here, --: nothing to judge"
 
 
 def _station(number: int, step: Step) -> Iterator[str]:
@@ -526,7 +533,7 @@ def explanation_markdown(of: Explanation) -> str:
         *(_title(change) for change in of.changes),
     ]
     rows += [f"- {for_markdown(row)}" for row in said]
-    rows += ["", "| | Station | Finding | See |", "|---|---|---|---|"] if of.walk else []
+    rows += ["", LEGEND, "", "| | Station | Finding | See |", "|---|---|---|---|"] if of.walk else []
     rows += [
         f"| {MARKS[s.ok]} | {for_markdown(s.station)} | {for_markdown(s.finding)} | {for_markdown(s.command)} |"
         for s in of.walk

@@ -182,6 +182,11 @@ def test_an_empty_plan_says_so() -> None:
     )
 
 
+def test_what_concerns_everybody_is_not_called_shared() -> None:
+    plan = Plan(notes=(Note(SHARED, "lbctl.io/Degraded", "invalid-pool", "AddressPool lab: no range"),))
+    assert "\n  i invalid-pool: AddressPool lab: no range\n" in render.text(render.Preview({"l2": plan}))
+
+
 def test_a_comment_is_cut_with_a_count() -> None:
     many = Plan(tuple(create("listener", f"l-{number}", port=number) for number in range(2000)))
     text = render.markdown(render.Preview({"aws": many}))

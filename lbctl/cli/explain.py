@@ -82,7 +82,7 @@ def _explanation(session: "Session", given: "Inputs", owner: "Owner") -> Explana
     if refusal is not None and refusal.reason == SettingsError.reason:
         return replace(bare, verdict=f"it cannot be planned here: {refusal.message}", refusal=refusal, walk=walk)
     return replace(
-        bare, verdict=_verdict(service, refusal is not None, bool(mine[0])),
+        bare, verdict=_verdict(service, refusal is not None, bool(mine[0]), walk),
         refusal=refusal, notes=tuple(note for note in plan.notes if note.owner == owner),
         changes=tuple(map(_change_here, mine[0])), pending=tuple(mine[1]), frozen=tuple(mine[2]),
         limit=plan.limit if mine[2] else "", unchanged=plan.unchanged, walk=walk,
@@ -128,14 +128,17 @@ def _planned(
         ways.close()
 
 
-def _verdict(service: "Service", refused: bool, changes: bool) -> str:
+def _verdict(service: "Service", refused: bool, changes: bool, walk: Sequence[Step]) -> str:
     if refused:
         return "it is refused, and keeps what it has"
     if service.metadata.deletion_timestamp is not None:
         return "it is being deleted: what was made for it goes first"
     if changes:
         return "it is served, but not all is as it should be yet" if service.ingress else "it is about to be made"
-    return "it is served as it asks" if service.ingress else "it has no address, and nothing is left to do here"
+    if not service.ingress:
+        return "it has no address, and nothing is left to do here"
+    bad = ", ".join(step.station for step in walk if step.ok is False)
+    return f"it has its address, but not all is well on the way: see {bad}" if bad else "it is served as it asks"
 
 
 def _conditions(service: "Service") -> tuple[tuple[str, str, str, str], ...]:

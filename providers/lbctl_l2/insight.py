@@ -155,7 +155,8 @@ class Insight:
         """Those who may, in their order; those who may not, by their reason."""
         standing = self._look.elected().get(address)
         if standing is not None and standing.ranking:
-            yield Sight("in order", f"{_named(standing.ranking)} may announce {address}: the first that lives does")
+            said = f"{_named(standing.ranking)} may announce {address}: the first that lives does"
+            yield Sight("in order", said, True)
         for reason, found in by_reason(election.verdicts(self._look.parts(address), self._look.roll)).items():
             yield Sight(reason, f"{_named([v.node for v in found])} may not: {found[0].message}", None)
 

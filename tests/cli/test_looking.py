@@ -149,6 +149,8 @@ def test_explain_says_where_the_way_ends(lbctl, world) -> None:
     endpoints(world, ready=False)
     lbctl("apply")
     said = lbctl("explain", "svc/web").out
+    assert said.startswith("default/web: it has its address, but not all is well on the way: see target health, ready")
+    assert "!!: look here" in said
     assert "!! ready pods: 0 of 1 are ready" in said
     assert "!! target health: no-endpoints" in said
 
