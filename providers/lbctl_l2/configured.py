@@ -99,7 +99,7 @@ def _plain(settings: Mapping[str, str]) -> tuple[Found, ...]:
     texts = [text.strip() for text in settings.get("addresses", "").split(",") if text.strip()]
     found, _ = crds.manifests(texts)
     rest = _cooldown(settings)
-    return tuple((watch, _resting(item, rest) if watch == crds.ADDRESS_POOLS else item) for watch, item in found)
+    return tuple((watch, _resting(item, rest) if watch == crds.RANGES else item) for watch, item in found)
 
 
 def _resting(item: Object, rest: timedelta) -> Object:

@@ -29,6 +29,7 @@ from lbctl_l2.pool import (
     Requirement,
     Selector,
     Sharing,
+    Source,
     Usage,
     any_match,
     is_buggy,
@@ -37,6 +38,8 @@ from lbctl_l2.ranges import Plots, Range, parse
 
 ADDRESS_POOLS = Watch("addresspools", "lbctl.io", "v1alpha1")
 L2_ADVERTISEMENTS = Watch("l2advertisements", "lbctl.io", "v1alpha1")
+RANGES = Watch("addresspools", "settings")
+"""No sort of the cluster's: the pool that plain ranges in the settings make, which kubectl cannot show."""
 
 DEFAULT = "default"
 """The pool, and the advertisement, that a plain list of ranges makes."""
@@ -65,7 +68,10 @@ _KINDS: Mapping[tuple[str, str], str] = {
     ("metallb.io", "Community"): "communities",
     ("metallb.io", "BFDProfile"): "bfdprofiles",
 }
-_KIND_OF = {(group, plural): kind for (group, kind), plural in _KINDS.items()}
+_KIND_OF: Mapping[tuple[str, str], str] = {
+    **{(group, plural): kind for (group, kind), plural in _KINDS.items()},
+    (RANGES.group, RANGES.plural): "settings",
+}
 _BGP = ("bgppeers", "bgpadvertisements", "communities", "bfdprofiles")
 
 
@@ -283,7 +289,7 @@ def _plain(texts: Sequence[str]) -> tuple[Found, ...]:
         return ()
     pool = Object(DEFAULT, spec={"addresses": tuple(texts)})
     advertisement = Object(DEFAULT, spec={"ipAddressPools": (DEFAULT,)})
-    return (ADDRESS_POOLS, pool), (L2_ADVERTISEMENTS, advertisement)
+    return (RANGES, pool), (L2_ADVERTISEMENTS, advertisement)
 
 
 # ── what is served ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -315,7 +321,7 @@ def _of(objects: Iterable[Found], *plurals: str) -> list[Found]:
 def _kind(watch: Watch) -> str:
     """What people call it. Where ours has the same name, MetalLB's has its group before it."""
     kind = _KIND_OF.get((watch.group, watch.plural), watch.plural)
-    return kind if watch.group == "lbctl.io" or ("lbctl.io", kind) not in _KINDS else f"{watch.group}/{kind}"
+    return kind if watch.group != "metallb.io" or ("lbctl.io", kind) not in _KINDS else f"{watch.group}/{kind}"
 
 
 _NOT_SERVED = {
@@ -374,6 +380,11 @@ def _pools(objects: Sequence[Found], last: Supply, problems: list[Problem]) -> d
     return accepted.pools
 
 
+_ORIGINS: Mapping[Source, str] = {
+    "AddressPool": "an AddressPool", "IPAddressPool": "an IPAddressPool", "settings": "that of the settings",
+}  # fmt: skip
+
+
 class _Accepted:
     """Pools that do not overlap. Another one costs O(log n) for each of its ranges."""
 
@@ -389,7 +400,7 @@ class _Accepted:
     def against(self, pool: Pool) -> Wrong | None:
         """What stands in its way: another pool of its name, or an address that is in two ranges."""
         if (other := self.pools.get(pool.name)) is not None:
-            return Wrong("invalid", f"there is another pool {pool.name}, an {other.source}: rename one of them")
+            return Wrong("invalid", f"there is another pool {pool.name}, {_ORIGINS[other.source]}: rename one of them")
         own = Plots()
         for part in pool.ranges:
             if (found := self._plots.overlapping(part) or own.overlapping(part)) is not None:
@@ -442,7 +453,7 @@ def _pool(watch: Watch, item: Object) -> Pool:
         max_per_namespace=more.max_per_namespace if more else 0,
         cooldown=timedelta(seconds=more.cooldown_seconds) if more else COOLDOWN,
         labels=item.labels,
-        source="AddressPool" if ours else "IPAddressPool",
+        source="settings" if watch == RANGES else "AddressPool" if ours else "IPAddressPool",
     )
 
 

@@ -22,7 +22,7 @@ from lbctl.model import Family, IPAddress, Note, Owner, Refusal, Scheme
 from lbctl_l2.ranges import BUGGY, Range
 
 Sharing = Literal["namespace", "cluster"]
-Source = Literal["AddressPool", "IPAddressPool"]
+Source = Literal["AddressPool", "IPAddressPool", "settings"]
 
 COOLDOWN = timedelta(minutes=5)
 """How long an address rests after its release, where the pool does not say: most DNS answers live no longer."""

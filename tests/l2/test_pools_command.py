@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from ipaddress import ip_address
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -36,17 +37,25 @@ class Cluster(NoKubernetes):
         return (Node("n", addresses=(ip_address("192.0.2.7"),)),)
 
 
+class Old(Cluster):
+    """Objects know when they were made; settings do not, and stand back."""
+
+    def objects(self, watch: Watch) -> list[Object]:
+        made = datetime(2025, 1, 1, tzinfo=UTC)
+        return [msgspec.structs.replace(item, created=made) for item in super().objects(watch)]
+
+
 class Shell:
-    def __init__(self, kubernetes: NoKubernetes) -> None:
-        self._kubernetes = kubernetes
+    def __init__(self, kubernetes: NoKubernetes, **settings: str) -> None:
+        self._kubernetes, self._settings = kubernetes, settings
 
     def harness(self, provider: str) -> Harness:
         assert provider == "l2"
-        return Harness(now=lambda: datetime(2026, 1, 1, tzinfo=UTC), kubernetes=self._kubernetes)
+        return Harness(self._settings, now=lambda: datetime(2026, 1, 1, tzinfo=UTC), kubernetes=self._kubernetes)
 
 
-def said(*words: str, kubernetes: NoKubernetes | None = None) -> str:
-    found = CliRunner().invoke(pools, words, obj=Shell(kubernetes or Cluster()), standalone_mode=False)
+def said(*words: str, kubernetes: NoKubernetes | None = None, **settings: str) -> str:
+    found = CliRunner().invoke(pools, words, obj=Shell(kubernetes or Cluster(), **settings), standalone_mode=False)
     assert found.exception is None, found.exception
     return found.stdout
 
@@ -62,6 +71,13 @@ def test_the_table_has_a_row_for_each_family() -> None:
 def test_what_is_wrong_is_told_below() -> None:
     told = [line for line in said().splitlines() if line.startswith("AddressPool twice")]
     assert told[0].startswith("AddressPool twice: overlapping-pool: ")
+
+
+def test_ranges_of_the_settings_are_no_object_that_kubectl_could_show() -> None:
+    lines = said(kubernetes=NoKubernetes(), addresses="203.0.113.0/30").splitlines()
+    assert lines[1].split()[:3] == ["default", "settings", "203.0.113.0/30"]
+    told = said(kubernetes=Old(), addresses="192.0.2.0/30").splitlines()[-1]
+    assert told.startswith("settings default: overlapping-pool: ")
 
 
 @pytest.mark.parametrize(("form", "read"), [("json", json.loads), ("yaml", yaml.safe_load)])
