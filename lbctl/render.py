@@ -250,10 +250,10 @@ def _head(preview: Preview) -> Iterator[str]:
     where = f", cluster {preview.cluster_id}" if preview.cluster_id else ""
     names = ", ".join(sorted(preview.plans)) or "no provider"
     yield line(f"{preview.title} for {preview.source or 'the cluster'}{where}, with {names}")
-    for sentence in preview.assumptions:
-        yield line(f"Assumed: {sentence}")
     for sentence in preview.problems:
         yield line(f"Not read: {sentence}")
+    for sentence in preview.assumptions:
+        yield line(f"Assumed: {sentence}")
     if preview.skipped:
         counted = ", ".join(f"{count} {kind}" for kind, count in sorted(preview.skipped.items()))
         yield line(f"Skipped: {counted}")
@@ -349,7 +349,7 @@ def _fitting(rows: Sequence[str], room: int) -> tuple[list[str], int]:
 def _markdown_head(preview: Preview) -> Iterator[str]:
     yield f"### lbctl {summary(preview)[0].lower()}{summary(preview)[1:].rstrip('.')}"
     yield ""
-    for word, sentences in (("Assumed", preview.assumptions), ("Not read", preview.problems)):
+    for word, sentences in (("Not read", preview.problems), ("Assumed", preview.assumptions)):
         yield from (f"- {word}: {for_markdown(sentence)}" for sentence in sentences)
     if preview.changes():
         yield "\n| | Service | Resource | Change | Why |\n|---|---|---|---|---|"

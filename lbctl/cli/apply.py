@@ -131,6 +131,9 @@ def _apply(
     from lbctl.cli.session import Session
 
     session = Session(flags)
+    if paths and (session.config.kubeconfig or session.config.context):
+        raise click.UsageError("-f with a cluster is for `lbctl plan`: apply the files first (kubectl apply -f …), "
+                               "then lbctl apply without -f")  # fmt: skip
     given = inputs(session, paths)
     try:
         _applicable(session, given)
@@ -157,9 +160,6 @@ class _Held:
 
 def _applicable(session: "Session", given: "Inputs") -> None:
     """Raises `SettingsError` where there is too little to apply: files alone need Nodes, nodePorts and a cluster id."""
-    if given.read is not None and given.cluster is not None:
-        raise SettingsError("apply the files first (kubectl apply -f …), then lbctl apply without -f: "
-                            "files over a cluster are for `lbctl plan`")  # fmt: skip
     if given.read is None:
         return
     services = given.stores.services.all()
@@ -231,7 +231,11 @@ class _Run:
         return self._paths.close()
 
     def go(self, saved: Path | None, *, yes: bool, wait: float | None, strict: bool, form: str) -> int:
+        from lbctl.cli.paths import nothing_planned
+
         plans, problems = self._paths.plan(self._chosen)
+        if problems and not plans:
+            return nothing_planned(self._given, problems)
         preview = self._paths.preview(plans, problems)
         if saved is not None:
             _same(saved, preview)

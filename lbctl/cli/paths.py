@@ -7,7 +7,9 @@ import msgspec
 
 from lbctl import plugins
 from lbctl.apply import Result
+from lbctl.cli import codes
 from lbctl.cli.inputs import Inputs
+from lbctl.cli.output import hint
 from lbctl.cli.session import Session, installation, renamed
 from lbctl.daemon import Cluster, make_provider, preview_provider, reconciler, utcnow
 from lbctl.errors import LbctlError, SettingsError
@@ -182,6 +184,16 @@ class Paths:
         paths = [path.reconciler for path in self.paths.values() if path.reconciler is not None]
         finished = [path.lanes.close(0.0) for path in paths]
         return all(finished)
+
+
+def nothing_planned(given: Inputs, problems: Mapping[str, LbctlError]) -> int:
+    """Where no provider could plan there is no plan to show: what is wrong, on stderr, and the exit code."""
+    for sentence in given.problems:
+        hint(f"lbctl: {sentence}")
+    for name, error in sorted(problems.items()):
+        token = "" if isinstance(error, SettingsError) else f"{error.reason}: "
+        hint(f"lbctl: {name}: {token}{error.message}")
+    return max(map(codes.of, problems.values()))
 
 
 def fill(wanted: Wanted, source: StoreSource) -> None:

@@ -35,7 +35,7 @@ def plan(
     --cluster-id says whose resources are ours.
     """
     from lbctl.cli.inputs import chooser, inputs
-    from lbctl.cli.paths import Paths
+    from lbctl.cli.paths import Paths, nothing_planned
     from lbctl.cli.session import Session
 
     session = Session(flags)
@@ -49,6 +49,8 @@ def plan(
         given.close()
         if ways is not None:
             ways.close()
+    if problems and not plans:
+        return nothing_planned(given, problems)
     output.say(output.preview(preview, form), signs=form == "text")
     if out is not None:
         save(out, output.preview(preview, "json"))

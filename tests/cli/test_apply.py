@@ -217,7 +217,7 @@ def test_files_alone_can_be_applied_if_they_say_all(lbctl, manifest) -> None:
 
 
 def test_files_over_a_cluster_are_for_planning(lbctl, world, manifest) -> None:
-    assert lbctl("apply", "-f", manifest("web")).code == codes.SETTINGS
+    assert lbctl("apply", "-f", manifest("web")).code == codes.USAGE
 
 
 def test_somebody_who_says_no_is_taken_at_the_word(lbctl, world, monkeypatch) -> None:

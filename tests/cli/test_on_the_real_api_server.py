@@ -54,7 +54,7 @@ def test_a_service_is_planned_applied_explained_and_pruned(lbctl, client) -> Non
     rows = lbctl("status").out
     assert re.search(r"default +web +- +198\.18\.0\.1 +True +False +no-endpoints", rows)
     assert re.search(r"default +bad +- +<pending> +False +- +unsupported-protocol", rows)
-    assert "it is served as it asks" in lbctl("explain", "web").out
+    assert "it has its address, but not all is well on the way" in lbctl("explain", "web").out
 
     client.request("DELETE", f"{SERVICES}/web")
     assert lbctl("apply", "--prune", "--max-delete=100%").code == codes.OK

@@ -139,8 +139,15 @@ def test_the_servers_address_keeps_its_secrets() -> None:
 
 def test_a_cloud_that_cannot_be_read_is_named_and_5(lbctl, manifest) -> None:
     ran = lbctl("plan", "-f", manifest("web"), "--provider", "memory", "--memory-drain", "soon")
+    assert (ran.code, ran.out) == (codes.SETTINGS, "")
+    assert ran.err.startswith("lbctl: memory: ")
+
+
+def test_where_one_provider_cannot_plan_the_others_do(lbctl, manifest) -> None:
+    ran = lbctl("plan", "-f", manifest("web"), "--provider", "memory", "--provider", "nope")
     assert ran.code == codes.SETTINGS
-    assert "Not read: memory" in ran.out
+    assert ran.out.splitlines()[1].startswith("Not read: nope: ")
+    assert "+ address" in ran.out
 
 
 def test_a_saved_plan_is_readable_by_its_owner_only(lbctl, manifest, tmp_path: Path) -> None:

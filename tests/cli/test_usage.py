@@ -99,6 +99,11 @@ def test_wrong_usage_is_64(process, arguments: list[str]) -> None:
     assert "Error" in ran.err
 
 
+def test_files_over_a_cluster_are_not_applied(lbctl, manifest) -> None:
+    ran = lbctl("apply", "-f", manifest("web"), "--context", "prod")
+    assert (ran.code, "kubectl apply -f" in ran.err) == (codes.USAGE, True)
+
+
 def test_a_misspelt_verb_gets_a_guess(lbctl) -> None:
     assert "Did you mean status?" in lbctl("statsu").err
 
