@@ -63,7 +63,12 @@ def standin(name: str) -> Standin:
     try:
         return make()
     except ImportError as error:
-        raise SettingsError(_to_install(name, error, "pip install 'lbctl[sandbox]'")) from error
+        raise SettingsError(_to_install(name, error, install("sandbox"))) from error
+
+
+def install(extra: str) -> str:
+    """The command that installs what lbctl calls so, wherever lbctl itself came from."""
+    return f"pip install 'lbctl[{extra}]' (in a clone of lbctl: pip install -e '.[{extra}]')"
 
 
 def command(name: str) -> Any:
@@ -112,19 +117,20 @@ def _load(group: str, name: str, what: str) -> Any:
         return found[name].load()
     except ImportError as error:
         extra = "sandbox" if group == STANDINS else name
-        raise SettingsError(_to_install(name, error, f"pip install 'lbctl[{extra}]'")) from error
+        raise SettingsError(_to_install(name, error, install(extra))) from error
 
 
 def _unknown(name: str, what: str, there: Sequence[str]) -> str:
     close = get_close_matches(name, there, 1)
     meant = f"; did you mean {close[0]}?" if close else ""
-    hint = f"; or install it: pip install 'lbctl[{name}]'" if name in EXTRAS else ""
+    hint = f"; or install it: {install(name)}" if name in EXTRAS else ""
     return f"no {what} {name!r} is installed (there are: {', '.join(there) or 'none'}){meant}{hint}"
 
 
 def _to_install(name: str, error: ImportError, extra: str) -> str:
-    how = extra or f"pip install 'lbctl[{name}]'"
-    how = how if how.startswith("pip ") else f"pip install '{how if '[' in how else f'lbctl[{how}]'}'"
+    how = extra or install(name)
+    if not how.startswith("pip "):
+        how = f"pip install '{how}'" if "[" in how else install(how)
     return f"{name} needs the Python package {error.name or error}, which is not installed: {how}"
 
 

@@ -280,13 +280,15 @@ def _leader(session: "Session", client: "Client") -> Iterator[Finding]:
 
 def _claims(session: "Session", given: "Inputs") -> Iterator[Finding]:
     """Services that wait for a provider that is not here."""
+    from lbctl.plugins import install
+
     for service in given.stores.services.all():
         for finalizer in service.metadata.finalizers or ():
             name = finalizer.removeprefix("lbctl.io/")
             if finalizer.startswith("lbctl.io/") and name not in session.installed:
                 place = f"{service.metadata.namespace}/{service.metadata.name}"
                 yield Finding("error", "claims", f"{place} is held by {finalizer}, but {name} is not installed",
-                              f"pip install 'lbctl[{name}]', and add {name} to providers")  # fmt: skip
+                              f"{install(name)}, and add {name} to providers")  # fmt: skip
 
 
 def _nodes(plugin: "Plugin", nodes: "tuple[Node, ...]") -> Iterator[Finding]:

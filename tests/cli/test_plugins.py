@@ -35,7 +35,7 @@ def test_an_unknown_provider_says_what_there_is(name: str, said: str) -> None:
 
 
 @pytest.mark.parametrize(("extra", "said"), [
-    ("", "pip install 'lbctl[cloud]'"), ("cloud", "pip install 'lbctl[cloud]'"),
+    ("", plugins.install("cloud")), ("cloud", plugins.install("cloud")),
     ("their-thing[sdk]", "pip install 'their-thing[sdk]'"), ("pip install x", "pip install x"),
 ])  # fmt: skip
 def test_a_missing_sdk_says_how_to_install_it(extra: str, said: str) -> None:
@@ -47,7 +47,8 @@ def test_a_missing_sdk_says_how_to_install_it(extra: str, said: str) -> None:
 def test_a_plugin_that_cannot_be_imported_is_listed_with_what_it_needs(monkeypatch) -> None:
     registered(monkeypatch, broken="no_such_module:plugin")
     assert [p.missing for p in plugins.listed()] == [
-        "broken needs the Python package no_such_module, which is not installed: pip install 'lbctl[broken]'"
+        "broken needs the Python package no_such_module, which is not installed: "
+        "pip install 'lbctl[broken]' (in a clone of lbctl: pip install -e '.[broken]')"
     ]
 
 
