@@ -9,8 +9,10 @@ import venv
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -78,3 +80,16 @@ def test_the_wheel_carries_the_providers_as_packages_of_their_own(tmp_path: Path
     with zipfile.ZipFile(tmp_path / made.stdout.split()[-1]) as wheel:
         tops = {name.partition("/")[0] for name in wheel.namelist()}
     assert {name for name in tops if not name.endswith(".dist-info")} == {"lbctl", *SHELF}
+
+
+def workloads() -> Iterator[dict[str, Any]]:
+    """Deployments and DaemonSets of the manifests."""
+    for path in sorted((ROOT / "deploy" / "kustomize").glob("*/*.yaml")):
+        yield from (found for found in yaml.safe_load_all(path.read_text()) if "template" in found.get("spec", {}))
+
+
+def test_no_workload_selects_the_pods_of_another() -> None:
+    chosen = [w["spec"]["selector"]["matchLabels"].items() for w in workloads()]
+    labels = [w["spec"]["template"]["metadata"]["labels"].items() for w in workloads()]
+    matching = [[chooser <= label for label in labels] for chooser in chosen]
+    assert matching == [[True, False], [False, True]]
