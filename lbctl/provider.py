@@ -315,6 +315,7 @@ class Plugin(msgspec.Struct, frozen=True):
     and calls nobody. Without it files alone are planned with what `make` makes.
     `watches` says, from the settings, what of the cluster the provider reads beside Services and Nodes (`home` is among
     them, too).
+    `reports` says of which of these it writes the status.
     `speaker` makes the part that runs on every node, if there is one: a provider without claim and status, whose
     resources are what this node announces. `speaker_watches` is what that one reads (the settings hold lbctl's own
     namespace as `home`), `speaker_settings` are its flags. See `lbctl speaker`.
@@ -331,6 +332,7 @@ class Plugin(msgspec.Struct, frozen=True):
     extra: str = ""
     preview: Callable[[Harness], tuple[Provider, tuple[str, ...]]] | None = None
     watches: Callable[[Mapping[str, str]], Sequence[Watch]] = lambda _settings: ()
+    reports: Callable[[], Sequence[Watch]] = lambda: ()
     speaker: SpeakerFactory | None = None
     speaker_watches: Callable[[Mapping[str, str]], Sequence[Watch]] = lambda _settings: ()
     speaker_settings: tuple[Setting, ...] = ()

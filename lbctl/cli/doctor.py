@@ -8,6 +8,7 @@ never on one out of a Service, an EndpointSlice or an annotation.
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -91,6 +92,9 @@ PERMISSIONS = (
 )
 """What `lbctl run` needs. The chart's ClusterRole and Role grant the same."""
 
+UNSAID = "what is wrong with them, and how much is used, is not said in their status"
+"""What is lost where a provider may not write the status of what it reads."""
+
 
 @click.command("doctor", cls=options.Configured)
 @click.option("--reach/--no-reach", default=True, help="try NodePorts from here, by TCP")
@@ -133,7 +137,9 @@ def _findings(session: "Session", *, reach: bool) -> Iterator[Finding]:
         yield from _claims(session, given)
         for name in session.chosen(given.stores.services.all()):
             watches = session.watches((name,), session.namespace())
-            yield from _guarded("permissions", lambda name=name, w=watches: _reads(client, name, w))  # type: ignore[misc]
+            reports = session.installed[name].reports() if name in session.installed else ()
+            look = partial(_needs, client, name, watches, reports)
+            yield from _guarded("permissions", look)
         ways = Paths(session, given)
         for name in ways.names:
             yield from _guarded(name, lambda name=name: _provider(ways, session.plugin(name)))  # type: ignore[misc]
@@ -181,16 +187,16 @@ def _access(client: "Client", namespace: str) -> Iterator[Finding]:
     yield from denied or [Finding("ok", "permissions", f"all {count} that the controller needs are granted")]
 
 
-def _reads(client: "Client", name: str, watches: "Iterable[Watch]") -> Iterator[Finding]:
-    """May what this provider reads of the cluster be read?"""
+def _needs(client: "Client", name: str, watches: "Iterable[Watch]", reports: "Iterable[Watch]") -> Iterator[Finding]:
+    """May what this provider reads of the cluster be read, and the status that it writes be written?"""
+    asked = [(Permission(("list", "watch"), w.plural, w.group, namespaced=bool(w.namespace)), w) for w in watches]
+    asked += [(Permission(("patch",), w.plural, w.group, subresource="status", without=UNSAID), w) for w in reports]
     denied: list[Finding] = []
-    count = 0
-    for watch in watches:
-        permission = Permission(("list", "watch"), watch.plural, watch.group, namespaced=bool(watch.namespace))
-        count += len(permission.verbs)
+    for permission, watch in asked:
         missing = [verb for verb in permission.verbs if not _allowed(client, permission, verb, watch.namespace)]
         denied += [_denied(permission, missing, watch.namespace)] if missing else []
-    if denied or count:
+    count = sum(len(permission.verbs) for permission, _ in asked)
+    if count:
         yield from denied or [Finding("ok", "permissions", f"all {count} more that {name} needs are granted")]
 
 

@@ -33,6 +33,13 @@ def watches(settings: Mapping[str, str]) -> Sequence[Watch]:
     return (*configured(settings), *((leases.watch(home),) if home else ()))
 
 
+def reports() -> Sequence[Watch]:
+    """Ours say how they are. MetalLB's are never written."""
+    from lbctl_l2 import crds
+
+    return crds.ADDRESS_POOLS, crds.L2_ADVERTISEMENTS
+
+
 def speaker_watches(settings: Mapping[str, str]) -> Sequence[Watch]:
     """What a node's speaker goes by."""
     from lbctl_l2 import leases, served
@@ -66,6 +73,7 @@ plugin = Plugin(
     make=make,
     settings=SETTINGS,
     watches=watches,
+    reports=reports,
     speaker=speak,
     speaker_watches=speaker_watches,
     speaker_settings=SPEAKER_SETTINGS,
