@@ -64,7 +64,7 @@ class Table:
 
     def look(self) -> None:
         """Read what providers tell. Where one could not tell, it is said once and not asked again."""
-        names = dict.fromkeys(map(self._provider, self.services()))
+        names = dict.fromkeys(name for service in self.services() for name in self._candidates(service))
         asked = [name for name in names if name and self._seen.get(name, True) is not None]
         self._seen |= {name: self._session.insight(name, self._cluster) for name in asked}
 
@@ -93,12 +93,17 @@ class Table:
         return tuple(dict.fromkeys(insight.heading for insight in self._seen.values() if insight is not None))
 
     def _insight(self, service: "Service") -> "Insight | None":
-        return self._seen.get(self._provider(service))
+        """Whoever can tell of it. Of one without a class that may be any: the controller's default provider need not
+        be known here."""
+        told = (self._seen.get(name) for name in self._candidates(service) or self._seen)
+        return next((insight for insight in told if insight is not None), None)
 
-    def _provider(self, service: "Service") -> str:
+    def _candidates(self, service: "Service") -> tuple[str, ...]:
         from lbctl.cli.inputs import provider_of
 
-        return provider_of(service) or self._session.config.default_provider
+        config = self._session.config
+        name = provider_of(service) or config.default_provider
+        return (name,) if name or service.spec.load_balancer_class else config.providers
 
 
 def _shown(chosen: "Callable[[Service], bool]", default_provider: str) -> "Callable[[Service], bool]":

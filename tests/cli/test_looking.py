@@ -1,6 +1,7 @@
 """`lbctl status`, `explain` and `doctor`: what is, why, and what to do."""
 
 import json
+import os
 import re
 import threading
 from functools import partial
@@ -77,6 +78,15 @@ def test_status_carries_what_providers_tell_in_every_form(lbctl, world, told) ->
     assert "TOLD BY" in lbctl("status").out
     for form, read in (("json", json.loads), ("yaml", yaml.safe_load)):
         assert read(lbctl("status", "-o", form).out)["services"][0]["told_by"] == ["first"]
+
+
+def test_status_tells_of_services_without_a_class_what_it_tells_of_the_others(lbctl, world, monkeypatch) -> None:
+    monkeypatch.setenv("LBCTL_CONFIG", os.devnull)
+    world.put("web")
+    world.put("classy", loadBalancerClass="lbctl.io/l2")
+    monkeypatch.setattr(Session, "insight", lambda _self, name, _cluster: Told() if name == "l2" else None)
+    rows = lbctl("status", "--kubeconfig", world.sandbox.kubeconfig).out.splitlines()[1:]
+    assert [row.split()[-1] for row in rows] == ["first", "first"]
 
 
 @pytest.fixture
@@ -275,6 +285,13 @@ def test_doctor_asks_for_what_the_provider_reads(lbctl, world) -> None:
     ran = lbctl("doctor", "--no-reach", *BARE_METAL)
     assert "watch of addresspools is not allowed" in ran.out
     assert "--verb=watch --resource=addresspools.lbctl.io" in ran.out
+
+
+def test_doctor_asks_for_the_status_that_the_provider_writes(lbctl, world) -> None:
+    world.sandbox.kube.faults.inject(Fault(effect="deny", verbs=("patch",), resources=("addresspools/status",)))
+    said = lbctl("doctor", "--no-reach", *BARE_METAL).out
+    assert re.search(r"^warning +permissions +patch of addresspools/status is not allowed: ", said, re.M)
+    assert "--verb=patch --resource=addresspools.lbctl.io/status" in said
 
 
 @pytest.mark.parametrize("place", ["metallb-system/controller", "kube-system/kube-vip-ds", "any/metallb-speaker"])
