@@ -146,7 +146,8 @@ class NoKubernetes:
 
 
 class Shell(Protocol):
-    """What a command that a plugin adds finds in `click.Context.obj`."""
+    """What a command that a plugin adds finds in `click.Context.obj`, and why it takes --kubeconfig, --context and
+    --config. One that needs no cluster is made with `context_settings={"obj": None}`, and takes neither."""
 
     def harness(self, provider: str) -> Any:
         """The provider's `Harness` with the cluster read once, as --kubeconfig and the configuration say."""

@@ -107,7 +107,9 @@ def _added(name: str) -> click.Command | None:
 
 def _connected(command: click.Command) -> click.Command:
     """A plugin's command that also takes what leads to a cluster, and finds the `Shell` in its context. The plugin's
-    own stays as it is."""
+    own stays as it is, and so does one that says itself what stands there."""
+    if "obj" in command.context_settings:
+        return command
     command = copy(command)
     command.params = [*command.params]
     given: dict[str, str] = {}

@@ -11,6 +11,8 @@ from lbctl import config
 F = TypeVar("F", bound=Callable[..., Any])
 
 if TYPE_CHECKING:
+    from lbctl.provider import Plugin
+
     ParamType = click.ParamType[Any]
 else:
     ParamType = click.ParamType
@@ -53,17 +55,24 @@ class Duration(ParamType):
 
 
 class Configured(click.Command):
-    """A command that takes settings as flags: those of `keys`, and those of every installed provider."""
+    """A command that takes settings as flags: those of `keys`, and those of each provider that it `concerns`."""
 
-    def __init__(self, *arguments: Any, keys: tuple[str, ...] = PLANNING, **rest: Any) -> None:
+    def __init__(
+        self,
+        *arguments: Any,
+        keys: tuple[str, ...] = PLANNING,
+        concerns: Callable[["Plugin"], bool] = lambda _plugin: True,
+        **rest: Any,
+    ) -> None:
         super().__init__(*arguments, **rest)
-        self._keys = keys
+        self._keys, self._concerns = keys, concerns
         self._completed = False
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         if not self._completed:
             self._completed = True
-            self.params += [_config_option(), *(_option(_FIELDS[key]) for key in self._keys), *_provider_options()]
+            settings = (_option(_FIELDS[key]) for key in self._keys)
+            self.params += [_config_option(), *settings, *_provider_options(self._concerns)]
         return super().get_params(ctx)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -124,7 +133,7 @@ def _metavar(field: config.Field) -> str:
     return f"[{field.wanted.replace(' or ', '|')}]" if " or " in field.wanted else "NAME"
 
 
-def _provider_options() -> Iterable[click.Option]:
+def _provider_options(concerns: Callable[["Plugin"], bool]) -> Iterable[click.Option]:
     from lbctl import plugins
     from lbctl.errors import SettingsError
 
@@ -134,7 +143,7 @@ def _provider_options() -> Iterable[click.Option]:
         except SettingsError:
             # What is wrong with it is said when it is chosen, and by `lbctl providers`.
             continue
-        for setting in plugin.settings:
+        for setting in plugin.settings if concerns(plugin) else ():
             said = f"{setting.help}  [{config.variable(plugin, setting)}]"
             parameter = f"setting_{name}_{setting.name}".replace("-", "_")
             option = click.Option([config.option(plugin, setting), parameter], metavar=setting.metavar, help=said)

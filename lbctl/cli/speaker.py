@@ -71,7 +71,7 @@ def _flag(setting: "Setting") -> click.Option:
     return option
 
 
-@click.command("speaker", cls=Speaking, keys=SETTINGS)
+@click.command("speaker", cls=Speaking, keys=SETTINGS, concerns=lambda plugin: plugin.speaker is not None)
 @click.option("--provider", default="l2", show_default=True, metavar="NAME", help="whose speaker")
 def speaker(provider: str, given: Mapping[str, str], flags: dict[str, Any]) -> int:
     """A provider's part on this node: announces the addresses of its Services, and takes over from nodes that die.

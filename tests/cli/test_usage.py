@@ -48,6 +48,13 @@ def test_a_plugins_command_is_left_as_its_plugin_made_it(lbctl) -> None:
     assert "kubeconfig" not in {option.name for option in plugins.command("pools").params}
 
 
+def test_help_lists_what_a_verb_takes_and_nothing_else(lbctl) -> None:
+    assert not {"--aws-region", "--memory-drain"} & set(lbctl("speaker", "--help").out.split())
+    assert "--l2-addresses" in lbctl("speaker", "--help").out
+    assert not {"--kubeconfig", "--context", "--config"} & set(lbctl("lab", "--help").out.split())
+    assert "--kubeconfig" in lbctl("pools", "--help").out
+
+
 def test_help_and_typos_know_the_verbs_that_providers_add(lbctl) -> None:
     ran = lbctl("--help")
     for name in plugins.points(plugins.COMMANDS):

@@ -35,7 +35,7 @@ CLIENTS = 8
 END = 20.0
 
 
-@click.command("lab")
+@click.command("lab", context_settings={"obj": None})
 @click.option("--nodes", type=click.IntRange(1, 20), default=3, show_default=True, metavar="NUMBER",
               help="how many nodes there are")  # fmt: skip
 @click.option("--services", type=click.IntRange(1, 50), default=3, show_default=True, metavar="NUMBER",
