@@ -83,6 +83,8 @@ def demo(provider: str | None, keep: bool, state: Path | None) -> int:
     from lbctl.sandbox.demo import Demo
     from lbctl.telemetry import configure_logging
 
+    # SIGTERM ends it as Ctrl-C does: in good order, with nothing left.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     configure_logging("text", "error", sys.stderr)
     logging.getLogger("lbctl").setLevel(logging.CRITICAL)
 

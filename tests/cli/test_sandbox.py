@@ -65,3 +65,14 @@ def test_where_another_sandbox_listens_there_is_no_second(sandbox: Sandbox, proc
     ran = process("sandbox", "--provider=memory", "--state=second", f"--port={port}")
     assert ran.code == codes.SETTINGS
     assert f"nothing can listen on 127.0.0.1:{port} (Address already in use): give another --port" in ran.err
+
+
+def test_a_demo_that_is_told_to_end_leaves_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from lbctl.cli import main; main()", "demo", "--provider=memory"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert any("are up, on loopback only" in line for line in process.stdout)
+        process.terminate()
+        assert "interrupted" in process.communicate(timeout=60)[1]
+    assert process.returncode == codes.INTERRUPTED
+    assert list(tmp_path.iterdir()) == []
