@@ -318,10 +318,10 @@ class Client:
         return response
 
     def _no_answer(self, broken: Exception) -> Unavailable:
-        from urllib3.exceptions import NewConnectionError, SSLError
+        from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, SSLError
 
         message = f"no answer from the API server at {self.place}: {_plain(broken)}"
-        if isinstance(getattr(broken, "original_error", broken), NewConnectionError | SSLError):
+        if isinstance(getattr(broken, "original_error", broken), NewConnectionError | ConnectTimeoutError | SSLError):
             return Unreachable(f"{message}: {WAY}", reason="kubernetes-unavailable")
         return Unavailable(message, reason="kubernetes-unavailable")
 
@@ -365,11 +365,13 @@ def _beginning(response: Any) -> bytes:
 
 def _plain(broken: Exception) -> str:
     """What happened, without object addresses: conditions and Events must say the same every time."""
-    from urllib3.exceptions import NewConnectionError
+    from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
     cause = getattr(broken, "original_error", broken)
     if isinstance(cause, NewConnectionError) and isinstance(cause.__cause__, OSError):
         return (cause.__cause__.strerror or type(cause).__name__).lower()
+    if isinstance(cause, ConnectTimeoutError):
+        return "no connection within the time for it"
     trusted = getattr(cause.args[0] if cause.args else None, "verify_message", "")
     return trusted or type(getattr(cause, "reason", None) or cause).__name__
 

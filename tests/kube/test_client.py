@@ -1,13 +1,15 @@
 """The one place that speaks HTTP."""
 
 import json
+import ssl
 import threading
 
 import pytest
+from urllib3.exceptions import ConnectTimeoutError, ProxyError, ReadTimeoutError, SSLError
 
 from lbctl import __version__
 from lbctl.errors import SettingsError, Unavailable
-from lbctl.kube.client import MERGE, ApiError, Client, Conflict, Forbidden, Gone, NotFound, Throttled
+from lbctl.kube.client import MERGE, ApiError, Client, Conflict, Forbidden, Gone, NotFound, Throttled, Unreachable
 
 
 def test_bytes_come_back_as_they_are(api, client):
@@ -58,6 +60,25 @@ def test_no_answer_is_unavailable(api, client):
     api.plan(api.hang_up())
     with pytest.raises(Unavailable, match="no answer from the API server"):
         client.get("/x")
+
+
+def untrusted() -> ssl.SSLCertVerificationError:
+    why = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    why.verify_message = "self-signed certificate"
+    return why
+
+
+@pytest.mark.parametrize(("broken", "kind", "said"), [
+    (SSLError(untrusted()), Unreachable, "self-signed certificate"),
+    (ConnectTimeoutError("x"), Unreachable, "no connection within the time for it"),
+    (ProxyError("x", ConnectTimeoutError("x")), Unreachable, "no connection within the time for it"),
+    (ReadTimeoutError(None, "/", "x"), Unavailable, "ReadTimeoutError"),
+])  # fmt: skip
+def test_whether_anybody_was_reached_is_said_apart(client, broken: Exception, kind: type[Exception], said: str):
+    told = client._no_answer(broken)
+    assert type(told) is kind
+    assert f": {said}" in told.message
+    assert ("Check --kubeconfig" in told.message) == (kind is Unreachable)
 
 
 def test_a_write_is_sent_once_even_when_the_connection_breaks(api, client):
