@@ -119,6 +119,7 @@ class Timing(msgspec.Struct, frozen=True):
     release   a node that is no longer in the ranking stops answering after so long, whatever the others do
     leave     leaving in good order takes at most so long
     defend    at most one defence per address against a stranger in so long (RFC 5227 §2.4: DEFEND_INTERVAL)
+    contend   the same against a speaker: with contradictory orders two answer until the third, so it must not be long
     hello     between two broadcast heartbeats, where not everybody hears everybody (more than 20 speakers)
     rounds    when the gratuitous announcements go out; Linux ignores a second one within its ARP locktime of 1 s
     """
@@ -138,6 +139,7 @@ class Timing(msgspec.Struct, frozen=True):
     release: float = 10.0
     leave: float = 1.5
     defend: float = 10.0
+    contend: float = 0.25
     hello: float = 5.0
     rounds: tuple[float, ...] = (0.0, 1.1, 2.2, 3.3, 4.4)
 

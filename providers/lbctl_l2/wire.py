@@ -415,7 +415,7 @@ class Machine:
     def _first(self, address: Address) -> str:
         """Who ought to speak: the best of the living; "" if nobody lives."""
         if address.deferred:
-            if self._lives(address.deferred, address):
+            if self._lives(address.deferred, address) and self._rank_of(address.deferred) is not Rank.LEAVING:
                 return address.deferred
             address.deferred = ""
         living = self._living.get(address.judged)
@@ -799,9 +799,12 @@ class Machine:
         """Two speakers speak for it. The better one stays; the other says no more."""
         if self._better(peer, address, answered=address.state is State.YIELDING):
             self._give_way(address, peer)
-        elif self._defend(address, self._timing.again, stranger=False):
+        elif self._defend(address, self._timing.contend, stranger=False):
             if address.state is State.SPEAKING:
+                # One announcement more than the usual rounds, soon: the other may hold to its claim.
                 self._announce(address, ())
+                address.round = 0
+                self._at(address, self._now + self._timing.contend)
             address.defences += 1
             speaker = self._roll.speaker(peer)
             if address.defences >= PATIENCE and speaker is not None and self._node < speaker.node:

@@ -360,16 +360,30 @@ def test_a_node_out_of_the_ranking_stops_at_last():
     assert segment.speakers(VIP) == []
 
 
-def test_two_with_different_orders_agree_within_seconds():
+def test_two_with_different_orders_agree_within_a_second():
     segment = cluster("a", "b", "c")
     began = segment.now
     segment.order(VIP, "b", "a", "c", told=["b"])
     segment.run(8)
     assert len(segment.speakers(VIP)) == 1
+    assert 0 < segment.longest_double(VIP, began) <= 1.0
     segment.tell()
     segment.run(5)
     assert segment.speakers(VIP) == ["b"]
     assert segment.longest_silence(VIP, began) == 0
+
+
+@pytest.mark.parametrize("other", ["b", "c"])
+def test_whoever_another_deferred_to_leaves_without_a_gap_too(other):
+    segment = cluster("a", "b", "c")
+    segment.order(VIP, other, "a", told=[other])
+    segment.run(8)
+    [speaker] = segment.speakers(VIP)
+    began = segment.now
+    segment.leave(speaker)
+    segment.run(5)
+    assert segment.longest_silence(VIP, began) == 0
+    assert len(set(segment.speakers(VIP)) - {speaker}) == len(segment.speakers(VIP)) == 1
 
 
 def test_a_withdrawn_address_ends_without_a_frame():
