@@ -67,7 +67,13 @@ class KubeSandbox:
         started = _Promise()
         self._thread = threading.Thread(target=self._run, args=(port, started), name="kube-sandbox", daemon=True)
         self._thread.start()
-        self._port = started.get()
+        try:
+            self._port = started.get()
+        except OSError:
+            # Its loop ends by itself: there is nothing left to stop.
+            self._thread.join()
+            self._thread = self._loop = None
+            raise
         self.faults.changed = self._act
 
     def stop(self) -> None:
