@@ -61,10 +61,10 @@ def test_an_address_of_another_family_or_two_of_one_are_refused(asked: Any) -> N
     assert reason(requested_addresses=asked) == "address-family"
 
 
-def test_what_it_has_is_what_its_status_says_and_what_is_on_its_way() -> None:
+def test_what_it_has_is_what_its_status_says() -> None:
     status = (Ingress("10.0.0.1"), Ingress(hostname="web.example"), Ingress("nonsense"), Ingress("fe80::1%eth0"))
-    found = annotations.request(LoadBalancer(Owner("default/web"), status=status), {}, [V6, V4])
-    assert found.held == (V4, V6)
+    found = annotations.request(LoadBalancer(Owner("default/web"), status=status), {})
+    assert found.held == (V4,)
 
 
 def test_with_local_traffic_the_selected_pods_answer() -> None:

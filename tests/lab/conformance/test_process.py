@@ -169,7 +169,8 @@ def test_a_flood_of_all_that_the_wire_carries_stops_nothing(segment, speaker, st
         speaker.wait(lambda: speaker.plane.report().counters.received > 20_000)
     segment.prober.forget()
     still_answers()
-    assert speaker.addresses()[VIP].state == State.SPEAKING
+    # A machine that is so busy that it stood still asks anew, and the flood has claimed the address meanwhile.
+    speaker.wait(lambda: speaker.addresses()[VIP].state == State.SPEAKING)
 
 
 def ask_as_a_kernel_does(segment, who) -> None:
