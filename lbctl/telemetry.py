@@ -15,7 +15,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, TextIO
 
@@ -47,21 +46,16 @@ def redacted(text: str) -> str:
     return _SECRETS.sub(lambda match: (match["keep"] or match["named"] or "") + MASK, text)
 
 
-_json = json.JSONEncoder(default=str).encode
-
-
-@lru_cache(256)
-def _is_secret(name: str) -> bool:
-    return _SECRET_NAME.search(name) is not None
-
-
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
     own = {name: item for name, item in vars(record).items() if name not in _USUAL}
-    return {name: MASK if _is_secret(name) else _plain(item) for name, item in own.items()}
+    return {name: MASK if _SECRET_NAME.search(name) else _plain(item) for name, item in own.items()}
 
 
 def _plain(item: Any) -> Any:
     return item if isinstance(item, int | float | bool | None) else redacted(str(item))
+
+
+_json = json.JSONEncoder(default=str).encode
 
 
 class JsonLines(logging.Formatter):
@@ -160,12 +154,6 @@ LATENCY = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 WAITING = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
 
 
-@lru_cache(4096)
-def _of(metric: Any, *labels: str) -> Any:
-    """The metric under these labels, found again for a tenth of what `labels` costs."""
-    return metric.labels(*labels)
-
-
 class Metrics:
     """Every metric of one process, in a registry of its own. Safe to use from several threads."""
 
@@ -228,8 +216,8 @@ class Metrics:
             if call.code is None:
                 return
             operation = f"{call.service}:{call.operation}"
-            _of(self.requests, provider, operation, call.code).inc()
-            _of(self.latency, provider, operation).observe(call.seconds)
+            self.requests.labels(provider, operation, call.code).inc()
+            self.latency.labels(provider, operation).observe(call.seconds)
             if "throttl" in call.code.lower() or call.code in ("RequestLimitExceeded", "429"):
                 self.throttled.labels(provider).inc()
 
@@ -241,7 +229,7 @@ class Metrics:
         def observe(call: Call) -> None:
             if call.code is not None:
                 code = "200" if call.code == "ok" else call.code
-                _of(self.kubernetes, code, call.operation.upper(), host).inc()
+                self.kubernetes.labels(code, call.operation.upper(), host).inc()
 
         return observe
 
@@ -278,14 +266,14 @@ class Watching:
 
     def landed(self, result: Result) -> None:
         metrics, name = self._metrics, self._provider
-        _of(metrics.reconciles, name, result.outcome).inc()
+        metrics.reconciles.labels(name, result.outcome).inc()
         if result.outcome != "done":
             metrics.retries.labels(name).inc()
         with self._lock:
             since = self._started.pop(result.owner, None)
-            _of(metrics.depth, name).set(len(self._started))
+            metrics.depth.labels(name).set(len(self._started))
         if since is not None:
-            _of(metrics.work, name).observe(time.monotonic() - since)
+            metrics.work.labels(name).observe(time.monotonic() - since)
         self._first_address(result)
 
     def interrupted(self, error: Exception) -> None:
@@ -298,7 +286,7 @@ class Watching:
         created = self._created(result.owner)
         if created is not None and any(map(_is_first_address, result.applied)):
             waited = (datetime.now(UTC) - created).total_seconds()
-            _of(self._metrics.first_address, self._provider).observe(waited)
+            self._metrics.first_address.labels(self._provider).observe(waited)
 
 
 def _drifted(plan: Plan) -> int:
@@ -333,7 +321,7 @@ class Measured:
         return self._provider.adopts(status)
 
     def apply(self, changes: Sequence[Change]) -> Sequence[Resource | Exception | None]:
-        with _of(self._metrics.stages, self.name, "apply").time():
+        with self._metrics.stages.labels(self.name, "apply").time():
             return self._provider.apply(changes)
 
 

@@ -142,8 +142,8 @@ def _findings(session: "Session", *, reach: bool) -> Iterator[Finding]:
             yield from _guarded("permissions", look)
         ways = Paths(session, given)
         for name in ways.names:
-            yield from _guarded(name, lambda name=name: _provider(ways, session.plugin(name)))  # type: ignore[misc]
-            yield from _guarded(name, lambda name=name: _insight(session, name))  # type: ignore[misc]
+            yield from _guarded(name, partial(_provider, session, ways, name))
+            yield from _guarded(name, partial(_insight, session, name))
         ways.close()
         if reach:
             yield from _reachable(given, _sent_to(session, ways))
@@ -314,11 +314,10 @@ def _nodes(plugin: "Plugin", nodes: "tuple[Node, ...]") -> Iterator[Finding]:
 # ── providers ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _provider(ways: "Paths", plugin: "Plugin") -> Iterator[Finding]:
+def _provider(session: "Session", ways: "Paths", name: str) -> Iterator[Finding]:
     """Its nodes, a fresh look at the cloud, and a trial of what it would do for an ordinary Service."""
-    name = plugin.name
     way = ways.paths[name]
-    yield from _nodes(plugin, ways.sources[name].nodes())
+    yield from _nodes(session.plugin(name), ways.sources[name].nodes())
     if way.reconciler is None:
         raise way.problem or LbctlError(f"{name} cannot be used")
     plan = way.reconciler.plan()

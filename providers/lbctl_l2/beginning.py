@@ -68,7 +68,7 @@ class Beginning:
         return now - self._changed < CALM and now - self._began < LONGEST
 
     def _elders(self, roll: tuple[Member, ...], report: Report | None) -> bool:
-        """Whether anybody was at work before. A Lease outlives its speaker: it must be heard, where it could be."""
+        """Whether anybody was at work before. A Lease outlives its speaker: that one must be heard."""
         heard = {peer.name for peer in report.peers if peer.alive} if report is not None else set()
         return any(
             member.name in heard and member.speaks and member.settled and not member.founds

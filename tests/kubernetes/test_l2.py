@@ -167,13 +167,18 @@ def test_a_service_costs_one_status_write_and_one_event(house, wait):
     assert house.kube.finalizers() == []
 
 
-def test_a_deletion_costs_no_write_and_frees_the_address_for_who_waits(house, wait):
+def contended(house, wait) -> None:
+    """A pool of one address: the first has it, the second waits."""
     house.pool("lab", f"{house.network[7]}-{house.network[7]}", cooldownSeconds=0)
     house.start()
     house.service("first")
     wait(lambda: house.address("first"))
     house.service("second")
     wait(lambda: house.ready("second") == "pool-exhausted")
+
+
+def test_a_deletion_costs_no_write_and_frees_the_address_for_who_waits(house, wait):
+    contended(house, wait)
     house.writes.clear()
     house.kube.delete("first")
     wait(lambda: house.address("second") == str(house.network[7]))
@@ -385,12 +390,7 @@ def test_both_families_come_in_one_write(house, wait):
 
 
 def test_a_service_that_leaves_the_type_gives_its_address_back(house, wait):
-    house.pool("lab", f"{house.network[7]}-{house.network[7]}", cooldownSeconds=0)
-    house.start()
-    house.service("first")
-    wait(lambda: house.address("first"))
-    house.service("second")
-    wait(lambda: house.ready("second") == "pool-exhausted")
+    contended(house, wait)
     house.kube.patch({"spec": {"type": "ClusterIP", "loadBalancerClass": None}}, "first")
     wait(lambda: house.address("second") == str(house.network[7]))
     wait(lambda: house.kube.condition(READY, "first") is None)
