@@ -117,6 +117,8 @@ class Field(msgspec.Struct, frozen=True):
     help: str
     wanted: str = "text"
     short: str = ""
+    empty: bool = False
+    """Does an empty environment variable say something? Elsewhere it is one that nobody set."""
 
     @property
     def flag(self) -> str:
@@ -211,7 +213,10 @@ FIELDS: tuple[Field, ...] = (
     Field("claims", _one_of(Claims), "how Services are held until their cloud resources are gone", _words(Claims)),
     Field("take_over", _boolean, "what another installation made for this cluster id becomes ours", "true or false"),
     Field("workers", _number, "how many Services are worked on at a time", "a number from 1 to 1000"),
-    Field("listen", _listen, "where /livez, /readyz, /healthz and /metrics answer; empty for nowhere", "HOST:PORT"),
+    Field(
+        "listen", _listen, "where /livez, /readyz, /healthz and /metrics answer; empty for nowhere", "HOST:PORT",
+        empty=True,
+    ),
     Field("log.format", _one_of(LogFormat), "auto is text on a terminal and JSON elsewhere", _words(LogFormat)),
     Field("log.level", _one_of(LogLevel), "how much is logged", _words(LogLevel)),
     Field("intervals.audit", _interval, "how often all is read afresh and drift repaired", SECONDS, "audit-interval"),
@@ -352,8 +357,9 @@ def _from_environment(environ: Mapping[str, str], plugins: Sequence[Plugin]) -> 
             if first is not None:
                 found[f"{plugin.name}.{setting.name}"] = (environ[first], f"environment {first}")
     for field in FIELDS:
-        if environ.get(field.environment):
-            found[field.key] = (environ[field.environment], f"environment {field.environment}")
+        text = environ.get(field.environment)
+        if text or (field.empty and text is not None):
+            found[field.key] = (text, f"environment {field.environment}")
     return found
 
 

@@ -55,6 +55,11 @@ def test_every_value_knows_its_origin() -> None:
     }
 
 
+def test_an_empty_variable_is_one_that_nobody_set_but_where_empty_means_something() -> None:
+    found = load({"listen": ":1", "workers": 2}, {"LBCTL_LISTEN": "", "LBCTL_WORKERS": ""})
+    assert (found.listen, found.workers) == ("", 2)
+
+
 def test_lbctls_own_variable_beats_the_clouds() -> None:
     found = load(None, {"LBCTL_CLOUD_REGION": "ours", "CLOUD_REGION": "theirs"})
     assert found.given(CLOUD) == {"region": "ours"}

@@ -33,13 +33,6 @@ QUICK = {
 NAMES = tuple(f"web-{number}" for number in range(8))
 
 
-def until(true: Callable[[], object], seconds: float = 90.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        threading.Event().wait(0.1)
-
-
 class Rig:
     """The sandbox, what a user does in it, and lbctl as a process that can be killed."""
 
@@ -49,11 +42,25 @@ class Rig:
         self.aws: Any = self.sandbox.standins["aws"]
         self.client = Client.from_config(str(self.sandbox.kubeconfig), component="user")
         self.running: subprocess.Popen[bytes] | None = None
+        self.log = (state.parent / "log").open("ab")
 
     def start(self, *verb: str) -> None:
         command = [sys.executable, "-c", "from lbctl.cli import main; main()", *verb]
         environ = {**os.environ, **QUICK, "LBCTL_CONFIG": str(self.sandbox.config)}
-        self.running = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.running = subprocess.Popen(command, env=environ, stdout=self.log, stderr=self.log)
+
+    def until(self, true: Callable[[], object], seconds: float = 90.0) -> None:
+        """Wait for it, no longer than the process that is to bring it about lives."""
+        deadline = time.monotonic() + seconds
+        while not true():
+            assert self.running is not None
+            assert self.running.poll() is None, f"lbctl ended: {self.said()}"
+            assert time.monotonic() < deadline, f"it did not come true in time: {self.said()}"
+            threading.Event().wait(0.1)
+
+    def said(self) -> str:
+        """The end of what it logged."""
+        return Path(self.log.name).read_text()[-2000:]
 
     def kill_after(self, calls: int, patience: float = 6.0) -> None:
         """Kill it once it has sent so many calls to AWS, or at rest."""
@@ -61,6 +68,7 @@ class Rig:
         target, deadline = self.sent() + calls, time.monotonic() + patience
         while self.sent() < target and time.monotonic() < deadline and self.running.poll() is None:
             threading.Event().wait(0.002)
+        assert self.running.poll() in (None, 0), f"lbctl ended: {self.said()}"
         self.end(signal.SIGKILL)
 
     def end(self, how: signal.Signals = signal.SIGTERM) -> None:
@@ -129,6 +137,7 @@ class Rig:
         self.end(signal.SIGKILL)
         self.client.close()
         self.sandbox.stop()
+        self.log.close()
 
 
 def hostname(service: dict[str, Any]) -> str:
@@ -157,14 +166,14 @@ def test_a_controller_killed_ten_times_converges_with_nothing_leaked_or_doubled(
         rig.start("run")
         rig.kill_after(dice.randrange(1, 45))
     rig.start("run")
-    until(rig.settled)
+    rig.until(rig.settled)
     for name in NAMES:
         rig.delete(name)
-    until(lambda: not rig.everybody())
+    rig.until(lambda: not rig.everybody())
     # What all share goes with an audit; a start is one, too.
     rig.end()
     rig.start("run")
-    until(lambda: not rig.aws.inventory())
+    rig.until(lambda: not rig.aws.inventory())
 
 
 @pytest.mark.timeout(600)
@@ -190,8 +199,8 @@ def test_nodes_that_come_and_go_while_a_hundred_services_are_made(rig, dice) -> 
         rig.put(f"many-{number}", 80)
         if number % 10 == 5:
             churn(rig, dice, nodes)
-    until(rig.settled, 400)
-    until(lambda: targets(rig) == {frozenset(instances(rig))})
+    rig.until(rig.settled, 300)
+    rig.until(lambda: targets(rig) == {frozenset(instances(rig))})
     rig.end()
 
 
