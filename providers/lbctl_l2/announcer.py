@@ -293,7 +293,10 @@ class Announcer:
         self._look_at_exclusions()
         # In this order: what was elected is never newer than the pools it is judged by.
         addresses = sorted(self._elected, key=str)
-        self._tidings.look_for_problems(addresses, self._others.surroundings(self._pool_of))
+        try:
+            self._tidings.look_for_problems(addresses, self._others.surroundings(self._pool_of))
+        except OSError as error:  # An interface went meanwhile, or the kernel is slow: the Lease is kept all the same.
+            log.warning("whether anything is wrong here cannot be seen", extra={"error": str(error)})
 
     def _tidy(self) -> None:
         self._others.tidy(self._members())

@@ -5,6 +5,7 @@ It also writes the last state to disk. Whatever it waits for, nobody who answers
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from lbctl.errors import LbctlError
@@ -58,7 +59,7 @@ class Keeper:
         self._wake = threading.Event()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="lease-keeper", daemon=True)
-        self._state: State | None = None
+        self._unwritten: deque[State] = deque(maxlen=1)
         self._gives: dict[IPAddress, tuple[str, float]] = {}
         self._declined: dict[IPAddress, float] = {}
         self._failing = False
@@ -87,7 +88,7 @@ class Keeper:
 
     def keep(self, state: State) -> None:
         """Write this to disk soon."""
-        self._state = state
+        self._unwritten.append(state)
         self._wake.set()
 
     def hurry(self) -> None:
@@ -116,6 +117,7 @@ class Keeper:
             self._wake.clear()
             if not self._stopped.is_set():
                 self.turn(self._world.monotonic())
+        self._write()
 
     def patience(self) -> float:
         now = self._world.monotonic()
@@ -125,9 +127,7 @@ class Keeper:
         return max(min(waits), 0.0)
 
     def turn(self, now: float) -> None:
-        if self._state is not None:
-            state, self._state = self._state, None
-            self._write(state)
+        self._write()
         if now >= self._due:
             self._check()
         if now >= self._due or self._tidings.founds:
@@ -172,9 +172,10 @@ class Keeper:
             to = ",".join(sorted({heir for heir, _ in fresh.values()}))
             log.info("gives addresses away for balance", extra={"number": len(fresh), "addresses": named, "to": to})
 
-    def _write(self, state: State) -> None:
+    def _write(self) -> None:
         """A disk that is full costs a log line, not an announcement."""
         try:
-            self._file.write(state)
+            while self._unwritten:
+                self._file.write(self._unwritten.pop())
         except OSError as error:
             log.warning("the last state cannot be written", extra={"error": str(error)})

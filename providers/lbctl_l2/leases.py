@@ -145,7 +145,7 @@ def decode(lease: Object) -> Said | None:
         announcing = {ip_address(text): since for text, since in listed.items()}
         for link in facts.links:
             read(link.mac)
-    except (msgspec.DecodeError, ValueError):
+    except (msgspec.DecodeError, ValueError, RecursionError):
         return None
     return with_spec(Said(facts, announcing), lease)
 
@@ -227,7 +227,8 @@ class Observed:
 
     def forget(self, node: str) -> None:
         """Its Lease is gone."""
-        self._seen.pop(node, None)
+        with self._lock:
+            self._seen.pop(node, None)
 
     def age(self, node: str) -> float:
         """Seconds; infinite for a node without a Lease."""

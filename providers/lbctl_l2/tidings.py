@@ -23,6 +23,10 @@ log = logging.getLogger(__name__)
 
 LINGERS = 10.0
 """Seconds that an address stays in the Lease after this node has stopped answering for it, if nobody else lists it."""
+RETOLD = 60
+"""Seconds after which a conflict that goes on is written down anew: the controller forgets those of ten minutes ago."""
+REMEMBERED = 64
+"""Conflicts that are remembered, the latest: a stranger can have any number of MACs."""
 
 
 class Tidings:
@@ -132,10 +136,13 @@ class Tidings:
     def _hear_conflicts(self, report: Report) -> None:
         for conflict in report.conflicts:
             key = (str(conflict.address), leases.written(conflict.mac))
-            if key not in self._conflicts:
-                last = int(self._world.now() - report.at + conflict.last)
-                self._conflicts = {**self._conflicts, key: SaidConflict(*key, conflict.link, last, conflict.count)}
-                self._conflicting(self._conflicts[key])
+            known, last = self._conflicts.get(key), int(self._world.now() - report.at + conflict.last)
+            if known is None or last - known.last >= RETOLD:
+                others = [entry for entry in self._conflicts.items() if entry[0] != key][1 - REMEMBERED :]
+                said = SaidConflict(*key, conflict.link, last, conflict.count)
+                self._conflicts = {**dict(others), key: said}
+                if known is None:
+                    self._conflicting(said)
 
     def _conflicting(self, conflict: SaidConflict) -> None:
         log.warning("a stranger claims an address", extra={"address": conflict.address, "mac": conflict.mac})

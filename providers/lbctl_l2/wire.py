@@ -582,7 +582,8 @@ class Machine:
         speaker = self._roll.speaker(holder)
         if speaker is not None and not speaker.flags & Flag.LEAVING:
             self._counts["failovers"] += 1
-            self._dark += self._now - max(speaker.heard, 0.0)
+            # Of one that was never heard nobody knows since when it is dead.
+            self._dark += self._now - speaker.heard if speaker.heard != -NEVER else 0.0
 
     def _speak(self, address: Address) -> None:
         self._become(address, State.SPEAKING)

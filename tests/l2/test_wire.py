@@ -532,3 +532,11 @@ def test_a_death_s_dark_seconds_are_counted():
     counters = bench.machine.report().counters
     assert counters.failovers == 1
     assert counters.dark == pytest.approx(0.27)
+
+
+def test_of_one_that_was_never_heard_no_dark_seconds_are_counted():
+    bench = Bench(order(VIP, "b", "a"), peers=(PEER,))
+    bench.hear(packets.gratuitous(PEER_MAC, ip_address(VIP).packed)[0])
+    bench.run(1.0)
+    counters = bench.machine.report().counters
+    assert (bench.state(), counters.failovers, counters.dark) == (State.SPEAKING, 1, 0.0)
