@@ -19,13 +19,13 @@ from lbctl.provider import Desired, Harness, Observation, Scope
 from lbctl_l2 import checks, election, leases
 from lbctl_l2.beginning import Beginning
 from lbctl_l2.checks import Surroundings
-from lbctl_l2.crds import Supply
+from lbctl_l2.crds import NOTHING, Supply
 from lbctl_l2.election import Claim, Member, Move, Roll, Standing
 from lbctl_l2.keeper import Keeper
 from lbctl_l2.leases import Said
 from lbctl_l2.neighbours import Neighbours
 from lbctl_l2.options import Options
-from lbctl_l2.served import ranges, served
+from lbctl_l2.served import Served
 from lbctl_l2.state import File, State
 from lbctl_l2.tidings import Tidings
 from lbctl_l2.values import Order, Peer, Report
@@ -52,8 +52,9 @@ class Announcer:
         self._peers = resumed.peers
         self._last = frozenset(order.address for order in resumed.orders)
         self._around: Surroundings | None = None
-        self._served = served(kubernetes, harness.settings, self._look_again)
-        self._supply = self._served.supply
+        self._state = msgspec.structs.replace(resumed, node=self._me, cluster=harness.cluster_id)
+        self._served = Served(kubernetes, harness.settings, self._look_again, resumed.served)
+        self._supply = NOTHING
         self._pool_of = self._supply.pool_of
         self._elector = election.Elector(self._me)
         self._elected: dict[IPAddress, Standing] = {}
@@ -155,12 +156,12 @@ class Announcer:
                 owners[str(address)] = (*owners.get(str(address), ()), resource.owner)
         self._plane.orders(orders.values(), self._peers)
         nodes = tuple(sorted(map(str, around.nodes)))
-        self._keeper.keep(
-            State(
-                self._me, self._harness.cluster_id, tuple(orders.values()), self._peers, ranges(self._supply), nodes,
-                owners,
-            )
-        )  # fmt: skip
+        self._remember(orders=tuple(orders.values()), peers=self._peers, nodes=nodes, owners=owners)
+
+    def _remember(self, **changes: Any) -> None:
+        """For who begins anew here."""
+        self._state = msgspec.structs.replace(self._state, served=self._served.objects, **changes)
+        self._keeper.keep(self._state)
 
     def _standing_order(self, address: IPAddress, resource: Resource) -> Order:
         ways, standing = resource.fields["interfaces"], self._elected.get(address)
@@ -222,9 +223,14 @@ class Announcer:
         return not self._beginning.waits or bool(standing.holder) or standing.address in self._last
 
     def _use(self, supply: Supply) -> None:
-        """What was worked out from the same pools holds."""
-        if supply is not self._supply:
-            self._supply, self._pool_of = supply, supply.pool_of
+        """What was worked out from the same pools holds. Of others the state on disk must know, whoever has orders."""
+        if supply is self._supply:
+            return
+        self._supply, self._pool_of = supply, supply.pool_of
+        with self._lock:
+            self._remember()
+        self._tidings.last_good = self._served.last_good
+        self._keeper.hurry()
 
     # -- why ---------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ The controller asks `look` at every pass, `lbctl pools` once. What the objects m
 read the last good version is served, and the same value stays the same object, so that only what changed costs work.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ class Configured:
     """Pools and advertisements as of the last look. Raises `SettingsError` where a setting cannot be read.
 
     `changed` is called, on a watch's thread, when somebody changed more than a status. `sorts`: less than all of
-    `watches`, for who need not know everything (a node's speaker).
+    `watches`, for who need not know everything (a node's speaker). `last`: what was served before this process.
     """
 
     def __init__(
@@ -43,13 +43,14 @@ class Configured:
         settings: Mapping[str, str],
         changed: Callable[[], None] = lambda: None,
         sorts: tuple[Watch, ...] | None = None,
+        last: Supply = crds.NOTHING,
     ) -> None:
         self._kubernetes, self._changed = kubernetes, changed
         self.watches = watches(settings) if sorts is None else sorts
         self._said, self._misread = _said(settings)
         self._found: tuple[Found, ...] = ()
         self._stale = True
-        self.supply = crds.NOTHING
+        self.supply = last
         for watch in self.watches:
             kubernetes.follow(watch, self._hear)
 
@@ -78,6 +79,11 @@ class Configured:
         self._stale = True
         if _asked(before) != _asked(now):
             self._changed()
+
+
+def said(settings: Mapping[str, str], objects: Iterable[Found] = ()) -> Supply:
+    """What these objects and the settings say, without a look at the cluster."""
+    return crds.supply((*objects, *_said(settings)[0]))
 
 
 def _asked(item: Object | None) -> object:

@@ -80,6 +80,7 @@ class Member(msgspec.Struct, frozen=True):
     links      its interfaces; None where they are not known
     announces  the addresses that it announces, and since when (seconds since the epoch)
     gives      the addresses that it wants somebody else to take over
+    last_good  pool or advertisement that cannot be read → the generation that it goes by, 0 for none
     """
 
     name: str
@@ -94,6 +95,7 @@ class Member(msgspec.Struct, frozen=True):
     links: tuple[NodeLink, ...] | None = None
     announces: Mapping[IPAddress, float] = {}
     gives: Mapping[IPAddress, str] = {}
+    last_good: Mapping[str, int] = {}
 
 
 class Roll(msgspec.Struct, frozen=True):
@@ -186,7 +188,8 @@ REASONS = {
     "excluded": "the label node.kubernetes.io/exclude-from-external-load-balancers keeps it out, or it is going away: "
     "take the label off, or run the speakers with --ignore-exclude-lb",
     "network-unavailable": "its condition NetworkUnavailable is True: see the network plugin",
-    "no-pool": "the address lies in no pool that is served here: see lbctl pools",
+    "no-pool": "the address lies in no pool that is served there (of one that cannot be read, it may not know the last "
+    "good version): see lbctl pools",
     "no-advertisement": "no advertisement covers the address's pool and the Service's labels: make an L2Advertisement",
     "not-selected": "no advertisement that covers the address selects this node: see its nodeSelectors",
     "no-interface": "none of the interfaces that the advertisement names is there and up with a carrier",
@@ -352,6 +355,7 @@ class _Ground:
         self.rank = {name: _rank(member) for name, member in self.members.items()}
         self._everybody = frozenset(self.names)
         self._unknown = self._where(lambda member: member.links is None)
+        self._outdated = _outdated(roll.members)
         self._node_screens = tuple(self._by_node())
         self._selected: dict[object, Mapping[str, frozenset[str] | None] | None] = {}
         self._subnets: dict[frozenset[str] | None, dict[tuple[int, int], dict[int, set[str]]]] = {}
@@ -386,7 +390,7 @@ class _Ground:
         """What is asked of a node, one after the other: (token, the nodes that pass)."""
         yield from self._node_screens
         pool = self._roll.pool_of(claim.address)
-        yield "no-pool", self._everybody if pool else frozenset()
+        yield "no-pool", self._everybody - self._outdated.get(f"pool/{pool}", frozenset()) if pool else frozenset()
         selected = self.selected(pool, claim.labels)
         yield "no-advertisement", frozenset() if selected is None else self._everybody
         chosen = selected or {}
@@ -434,8 +438,9 @@ class _Ground:
         found: dict[str, frozenset[str] | None] = {}
         for advert in covering:
             named = frozenset(advert.interfaces) or None
+            outdated = self._outdated.get(f"advertisement/{advert.source}/{advert.name}", frozenset())
             for name, member in self.members.items():
-                if advert.selects(member.labels):
+                if advert.selects(member.labels) and name not in outdated:
                     known = found.get(name, frozenset())
                     found[name] = None if named is None or known is None else known | named
         return found if covering else None
@@ -519,6 +524,18 @@ def _bare(roll: Roll) -> tuple[object, ...]:
     """All that decides who may announce what, and in which order: without what they announce and give away."""
     members = tuple(msgspec.structs.replace(member, announces={}, gives={}) for member in roll.members)
     return (members, roll.adverts, roll.pool_of, roll.ignore_excluded)
+
+
+def _outdated(members: Iterable[Member]) -> dict[str, frozenset[str]]:
+    """Of what cannot be read: the nodes that go by an older version than others. They would not take what these do."""
+    there = [member for member in members if member.speaks and member.last_good]
+    newest: dict[str, int] = {}
+    for key, version in (said for member in there for said in member.last_good.items()):
+        newest[key] = max(version, newest.get(key, 0))
+    return {
+        key: frozenset(member.name for member in there if member.last_good.get(key, best) < best)
+        for key, best in newest.items()
+    }
 
 
 def _rank(member: Member) -> Rank:

@@ -15,7 +15,7 @@ from lbctl_l2 import election, leases, members
 from lbctl_l2.annotations import OLD
 from lbctl_l2.configured import Configured
 from lbctl_l2.election import Claim, Roll, Standing, Verdict
-from lbctl_l2.served import served
+from lbctl_l2.served import Served
 
 NAMED = 5
 """Nodes that are named where several have the same to say."""
@@ -26,7 +26,7 @@ class Look:
 
     def __init__(self, harness: Harness) -> None:
         self.kubernetes, self.now, self.settings = harness.kubernetes, harness.now(), harness.settings
-        self.supply = served(self.kubernetes, harness.settings).look()
+        self.supply = Served(self.kubernetes, harness.settings).look()
         self.said = members.said(self.kubernetes.objects(leases.watch(self.kubernetes.home)))
         found: dict[Owner, LoadBalancer] = {}
         self.kubernetes.services(lambda owner, lb: found.__setitem__(owner, lb) if lb is not None else None)

@@ -86,6 +86,7 @@ class Facts(msgspec.Struct, frozen=True, omit_defaults=True):
     settled            it has been there for a while, and may be given addresses
     founds             it began when nobody was there before it, not long ago
     gives              address → node: the holder wants that node to take the address over
+    last_good          pool or advertisement that cannot be read → the generation that is served there, 0 for none
     drain_on           when it counts a node as draining
     ignores_exclusion  whether it counts the label that excludes nodes for nothing
     """
@@ -96,6 +97,7 @@ class Facts(msgspec.Struct, frozen=True, omit_defaults=True):
     founds: bool = False
     links: tuple[SaidLink, ...] = ()
     gives: Mapping[str, str] = {}
+    last_good: Mapping[str, int] = {}
     conflicts: tuple[SaidConflict, ...] = ()
     problems: tuple[Problem, ...] = ()
     drain_on: DrainOn = "drain"

@@ -71,6 +71,7 @@ def _member(node: Node, item: Said | None, alive: Alive, drain_on: DrainOn, busy
         links=None if item is None else tuple(NodeLink(link.name, link.networks) for link in facts.links),
         announces={} if item is None else item.announcing,
         gives={ip_address(text): heir for text, heir in facts.gives.items()},
+        last_good=facts.last_good,
     )
 
 

@@ -112,7 +112,7 @@ class Neighbours:
         return msgspec.structs.replace(
             member, speaks=True, alive=True, settled=said.facts.settled, founds=said.facts.founds,
             links=tuple(NodeLink(link.name, link.networks) for link in said.facts.links), announces=said.announcing,
-            gives={ip_address(text): heir for text, heir in said.facts.gives.items()},
+            gives={ip_address(text): heir for text, heir in said.facts.gives.items()}, last_good=said.facts.last_good,
         )  # fmt: skip
 
     def _with_heard(self, found: Sequence[Member]) -> tuple[Member, ...]:

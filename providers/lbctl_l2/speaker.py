@@ -16,7 +16,7 @@ import msgspec
 
 from lbctl.model import IPAddress
 from lbctl.provider import Figure, Harness
-from lbctl_l2 import because, checks
+from lbctl_l2 import because, checks, configured
 from lbctl_l2.announcer import Announcer
 from lbctl_l2.channel import DataPlane, Log
 from lbctl_l2.options import options
@@ -37,7 +37,7 @@ class Speaker:
         self.options = options(harness.settings)
         self._file = File(self.options.state_file)
         self._plane: Plane | None = None
-        self._cluster = harness.cluster_id
+        self._cluster, self._settings = harness.cluster_id, harness.settings
         self._announcer: Announcer | None = None
         self._resumed = State(self.options.node, "")
         self._last: Report | None = None
@@ -87,7 +87,8 @@ class Speaker:
     def _resume(self, state: State) -> None:
         """Take up the last orders, as far as they pass the checks."""
         nodes = frozenset(ip_address(text) for text in state.nodes)
-        around = surroundings(self._world, self.options, nodes, state.pool_of)
+        supply = configured.said(self._settings, state.served)
+        around = surroundings(self._world, self.options, nodes, supply.pool_of)
         orders = tuple(order for order in state.orders if checks.fault(order.address, around) is None)
         left_out = len(state.orders) - len(orders)
         log.info("going by the last state", extra={"addresses": len(orders), "left_out": left_out})

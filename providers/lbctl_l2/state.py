@@ -15,28 +15,21 @@ from pathlib import Path
 
 import msgspec
 
-from lbctl.model import IPAddress
+from lbctl.cluster import Object, Watch
 from lbctl_l2.values import Order, Peer, revive
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 LARGEST = 64 << 20
 """Bytes that are read: 10,000 orders among 100 nodes are a third of it."""
-
-
-class Range(msgspec.Struct, frozen=True):
-    """A part of a pool, from its first to its last address."""
-
-    pool: str
-    first: str
-    last: str
 
 
 class State(msgspec.Struct, frozen=True):
     """The standing orders and the roll of speakers as they were given last, and what checks them.
 
     owners  address → the Services that it is announced for, for logs and Events
+    served  the pools and advertisements of the cluster, each in its last good version
     nodes   the addresses of all nodes
     """
 
@@ -44,18 +37,10 @@ class State(msgspec.Struct, frozen=True):
     cluster: str
     orders: tuple[Order, ...] = ()
     peers: tuple[Peer, ...] = ()
-    pools: tuple[Range, ...] = ()
+    served: tuple[tuple[Watch, Object], ...] = ()
     nodes: tuple[str, ...] = ()
     owners: dict[str, tuple[str, ...]] = {}
     version: int = VERSION
-
-    def pool_of(self, address: IPAddress) -> str:
-        """The pool that the address lay in, "" for none."""
-        for part in self.pools:
-            first, last = ip_address(part.first), ip_address(part.last)
-            if first.version == address.version and int(first) <= int(address) <= int(last):
-                return part.pool
-        return ""
 
 
 _ENCODER = msgspec.json.Encoder(enc_hook=str, order="deterministic")
@@ -121,9 +106,6 @@ def _check(state: State, node: str, cluster: str) -> None:
         raise ValueError(f"it is of node {state.node!r}")
     if cluster not in ("", state.cluster):
         raise ValueError(f"it is of cluster {state.cluster!r}")
-    for part in state.pools:
-        if ip_address(part.first).version != ip_address(part.last).version:
-            raise ValueError(f"{part.first}-{part.last} is no range")
     for text in state.nodes:
         ip_address(text)
     for owner in itertools.chain.from_iterable(state.owners.values()):

@@ -52,6 +52,7 @@ class Tidings:
         self._left: Mapping[IPAddress, tuple[int, float]] = {}
         self.problems: tuple[Problem, ...] = ()
         self.founds = True
+        self.last_good: Mapping[str, int] = {}
         self.answering: Mapping[IPAddress, int] = {}
         """The addresses that this node answers for, and since when, in seconds since the epoch."""
 
@@ -87,6 +88,7 @@ class Tidings:
             started=self._started,
             settled=report.settled if report else False,
             founds=self.founds,
+            last_good=self.last_good,
             links=tuple(_said_link(link) for link in self._plane.links() if link.up and (link.arp or link.ndp)),
             drain_on=self._options.drain_on,
             ignores_exclusion=self._options.ignore_excluded,

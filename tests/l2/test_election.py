@@ -143,6 +143,16 @@ def test_what_keeps_every_node_from_announcing_has_a_name(changes, reason):
     assert why(**changes) == dict.fromkeys(NAMES, reason)
 
 
+@pytest.mark.parametrize(("key", "reason"), [("pool/pool", "no-pool"), ("advertisement/lbctl.io/all", "not-selected")])
+def test_of_what_cannot_be_read_only_who_knows_its_newest_good_version_may_announce(key, reason):
+    said = {"node-1": 0, "node-2": 3, "node-3": 4}
+    told = [member(name, last_good={key: generation}) for name, generation in said.items()]
+    assert why(*told) == dict.fromkeys(("node-1", "node-2"), reason)
+    dead = member("node-3", speaks=False, last_good={key: 4})
+    assert why(*told[:2], dead) == {"node-1": reason, "node-3": "no-speaker"}
+    assert why(told[0]) == {}
+
+
 def test_local_traffic_is_announced_where_an_endpoint_serves():
     wanted = claim(local=True, endpoints=frozenset({"node-3"}))
     assert elect([wanted], roll())[VIP].ranking == ("node-3",)

@@ -475,8 +475,78 @@ def test_the_last_state_passes_the_checks_too(kube, make_house, tmp_path):
     before = make_house().join()
     state = eventually(lambda: before.speaker._file.read("node-1"))
     before.leave()
-    before.speaker._file.write(msgspec.structs.replace(state, pools=()))
+    before.speaker._file.write(msgspec.structs.replace(state, served=()))
     assert make_house().plane.given == {}
+
+
+WRONG = {"addresspools": {"addresses": ["192.0.2.96-192.0.2.300"]}, "l2advertisements": {"nodeSelector": "none"}}
+
+
+@pytest.mark.parametrize("sort", WRONG)
+def test_a_restart_gives_up_nothing_that_somebody_got_wrong_meanwhile(kube, make_house, sort):
+    served(kube, "web", "192.0.2.100")
+    before = make_house().join()
+    eventually(lambda: VIP in before.plane.given and before.speaker._file.read("node-1"))
+    before.patch(f"/apis/lbctl.io/v1alpha1/{sort}/main", {"spec": WRONG[sort]})
+    before.leave()
+    again = make_house().join()
+    eventually(lambda: again.lease().held and again.lease().facts.last_good and again.desk.at_rest())
+    assert VIP in again.plane.given
+    assert all(VIP in given for given in again.plane.history)
+
+
+def test_the_last_good_pools_are_on_disk_though_no_order_changed(kube, house):
+    served(kube, "web", "192.0.2.100")
+    house.join()
+    eventually(lambda: VIP in house.plane.given)
+    split = {"main": ["192.0.2.150-192.0.2.160"], "other": ["192.0.2.100-192.0.2.110"]}
+    kube.seed([custom("AddressPool", name, addresses=ranges) for name, ranges in sorted(split.items(), reverse=True)])
+
+    def kept() -> dict[str, Any]:
+        found = house.speaker._file.read("node-1").served
+        return {item.name: item.spec["addresses"] for watch, item in found if watch.plural == "addresspools"}
+
+    assert eventually(lambda: kept() == split)
+
+
+@pytest.mark.parametrize("gone", [True, False], ids=["deleted", "another range"])
+def test_what_no_pool_has_any_more_is_given_up_after_a_restart(kube, make_house, gone):
+    served(kube, "web", "192.0.2.100")
+    before = make_house().join()
+    eventually(lambda: VIP in before.plane.given and before.speaker._file.read("node-1"))
+    before.leave()
+    pool = "/apis/lbctl.io/v1alpha1/addresspools/main"
+    before.client.request("DELETE", pool) if gone else before.patch(pool, {"spec": {"addresses": ["192.0.2.9/32"]}})
+    again = make_house().join()
+    assert eventually(lambda: again.lease().held and not again.plane.given)
+
+
+@pytest.mark.parametrize("ip", ["192.0.2.1", "192.0.2.12", "192.0.2.99", "198.51.100.7"])
+def test_a_patched_status_gets_no_frame_out_after_a_restart_over_a_wrong_pool(kube, make_house, ip):
+    served(kube, "web", "192.0.2.100")
+    kube.seed([custom("AddressPool", "main", addresses=["192.0.2.100-192.0.2.110", "192.0.2.1/32"])])
+    before = make_house().join()
+    eventually(lambda: VIP in before.plane.given and before.speaker._file.read("node-1"))
+    before.patch("/apis/lbctl.io/v1alpha1/addresspools/main", {"spec": WRONG["addresspools"]})
+    before.leave()
+    served(kube, "evil", ip)
+    again = make_house().join()
+    eventually(lambda: again.lease().facts.last_good and VIP in again.plane.given and again.desk.at_rest())
+    assert (ip_address(ip) in again.plane.given, again.plane.said(ip_address(ip))) == (False, 0)
+
+
+def test_a_node_that_never_saw_a_pool_is_not_counted_upon_for_its_addresses(kube, make_house):
+    served(kube, "web", "192.0.2.100")
+    house = make_house().join()
+    eventually(lambda: VIP in house.plane.given)
+    house.patch("/apis/lbctl.io/v1alpha1/addresspools/main", {"spec": WRONG["addresspools"]})
+    new = make_house("node-2").join()
+    eventually(lambda: new.lease().facts.last_good == {"pool/main": 0})
+    assert eventually(lambda: [peer.name for peer in house.plane.peers] == ["node-2"])
+    eventually(lambda: rankings(house) == {VIP: ("node-1",)})
+    assert stays(lambda: rankings(house) == {VIP: ("node-1",)})
+    house.patch("/apis/lbctl.io/v1alpha1/addresspools/main", {"spec": {"addresses": ["192.0.2.96-192.0.2.200"]}})
+    assert eventually(lambda: rankings(house) == rankings(new) == {VIP: ("node-1", "node-2")})
 
 
 def test_it_hands_over_before_it_gives_its_lease_back(kube, house):

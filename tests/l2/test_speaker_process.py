@@ -18,15 +18,12 @@ from lbctl_l2.options import SETTINGS
 from lbctl_l2.planes import MemoryPlane
 from lbctl_l2.served import watches
 from lbctl_l2.speaker import Speaker, World
-from lbctl_l2.state import File, Range, State
+from lbctl_l2.state import File, State
 from lbctl_l2.values import Order
 
 VIP = ip_address("192.0.2.100")
 WORLD = World(MemoryPlane, interfaces=lambda: (), routes=frozenset, strict_arp=lambda _name: True)
-STATE = State(
-    "node-1", "cluster", (Order(VIP, ("node-1",)),), (), (Range("main", "192.0.2.96", "192.0.2.111"),), (),
-    {str(VIP): ("default/web",)},
-)  # fmt: skip
+STATE = State("node-1", "cluster", (Order(VIP, ("node-1",)),), owners={str(VIP): ("default/web",)})
 
 
 def plugin(**changes) -> Plugin:

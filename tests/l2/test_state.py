@@ -2,18 +2,23 @@
 
 import logging
 import os
+from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
 
 import msgspec
 import pytest
 
-from lbctl_l2.state import File, Range, State
+from lbctl.cluster import Object
+from lbctl_l2.crds import ADDRESS_POOLS
+from lbctl_l2.state import VERSION, File, State
 from lbctl_l2.values import Order, Peer, PeerLink
 
 ORDER = Order(ip_address("192.0.2.100"), ("node-1", "node-2"), frozenset({"eth0"}))
 PEER = Peer("node-2", (PeerLink("eth0", b"\x02\0\0\0\x01\x02", (ip_network("2001:db8::/64"),)),))
+POOL = Object("main", generation=3, created=datetime(2026, 3, 1, tzinfo=UTC), labels={"a": "b"},
+              spec={"addresses": ["192.0.2.100-192.0.2.110"], "avoidBuggyIPs": True})  # fmt: skip
 STATE = State(
-    "node-1", "cluster", (ORDER,), (PEER,), (Range("main", "192.0.2.100", "192.0.2.110"),), ("192.0.2.11",),
+    "node-1", "cluster", (ORDER,), (PEER,), ((ADDRESS_POOLS, POOL),), ("192.0.2.11",),
     {"192.0.2.100": ("default/web",)},
 )  # fmt: skip
 
@@ -61,12 +66,6 @@ def test_a_write_that_fails_leaves_the_old_state_and_no_litter(path, monkeypatch
 def test_without_a_path_nothing_is_kept():
     assert not File("").write(STATE)
     assert File("").read("node-1") is None
-
-
-def test_the_pools_check_what_is_taken_up_again():
-    assert STATE.pool_of(ip_address("192.0.2.105")) == "main"
-    assert STATE.pool_of(ip_address("192.0.2.111")) == ""
-    assert STATE.pool_of(ip_address("2001:db8::1")) == ""
 
 
 # -- attacks, and what else can be in the way
@@ -129,9 +128,8 @@ def test_a_state_cut_short_anywhere_ends_nothing(state):
 
 
 @pytest.mark.parametrize("nonsense", [
-    {"pools": [{"pool": "p", "first": "banana", "last": "10.0.0.9"}]},
-    {"pools": [{"pool": "p", "first": "10.0.0.1", "last": "fd00::1"}]},
-    {"nodes": ["node-1"]}, {"owners": {"192.0.2.100": ["shared"]}}, {"version": 2},
+    {"served": [{"pool": "p"}]}, {"served": [[{"plural": "addresspools"}, {"name": 7}]]},
+    {"nodes": ["node-1"]}, {"owners": {"192.0.2.100": ["shared"]}}, {"version": VERSION + 1},
     {"orders": [{"address": "10.0.0.1/24", "ranking": ["a"]}]},
     {"orders": [{"address": "10.0.0.1", "ranking": "a"}]},
     {"peers": [{"name": "b", "links": [{"name": "eth0", "mac": "AgAAAAAB", "networks": ["everywhere"]}]}]}])
@@ -143,7 +141,3 @@ def test_a_state_of_nonsense_is_not_used(state, caplog, nonsense):
 def test_a_state_of_endless_depth_is_not_used(state, caplog):
     state.write_text('{"node": "a", "cluster": "c", "more": ' + "[" * 200_000)
     assert refused(state, caplog)
-
-
-def test_a_range_upside_down_holds_nothing():
-    assert State("a", "c", pools=(Range("p", "10.0.0.9", "10.0.0.1"),)).pool_of(ip_address("10.0.0.5")) == ""
