@@ -65,6 +65,11 @@ class _Lane:
         self.owner, self.all, self.done, self.start = owner, tuple(steps), 0, start
 
     @property
+    def next(self) -> Change | None:
+        """The step that is to be done now; None at the end."""
+        return self.all[self.done] if self.done < len(self.all) else None
+
+    @property
     def steps(self) -> tuple[Change, ...]:
         """What is still to do."""
         return self.all[self.done :]
@@ -216,26 +221,29 @@ class Lanes:
 
     def _run(self, lane: _Lane) -> None:
         """Take steps until the lane ends, waits for another, or joins a batch."""
-        while lane.steps:
-            obstacle = self._obstacle(lane, lane.steps[0])
+        while (step := lane.next) is not None:
+            obstacle = self._obstacle(lane, step)
             if obstacle is _PARKED:
                 return
             if obstacle is not None:
                 self._land(lane, obstacle)
                 return
-            if lane.steps[0].kind in self._documents:
+            if step.kind in self._documents:
                 self._join(lane)
                 return
-            if not self._settle(lane, self._carry_out([lane.steps[0]])):
+            if not self._settle(lane, self._carry_out([step])):
                 return
         self._land(lane, None)
 
     def _obstacle(self, lane: _Lane, step: Change) -> LbctlError | None:
         """Why the step cannot be carried out now: an error, or `_PARKED` if somebody will wake the lane."""
+        refs = waits_for(step)
+        if not refs and step.owner != SHARED:
+            return None
         with self._lock:
             if step.owner == SHARED and step.action == "delete" and not step.outage:
                 return self._until_quiet(lane)
-            for ref in waits_for(step):
+            for ref in refs:
                 if ref.output in self._known.get(ref.key, {}):
                     continue
                 if self._coming.get(ref.key, lane.owner) == lane.owner:

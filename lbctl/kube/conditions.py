@@ -42,5 +42,5 @@ def written(value: Value, service: Service, now: datetime) -> Mapping[str, str]:
 
 
 def stamp(moment: datetime) -> str:
-    """RFC 3339 with whole seconds, as Kubernetes' `metav1.Time`."""
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    """A moment in UTC by RFC 3339 with whole seconds, as Kubernetes' `metav1.Time`."""
+    return f"{moment.replace(tzinfo=None).isoformat(timespec='seconds')}Z"

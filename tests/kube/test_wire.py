@@ -136,12 +136,35 @@ NONSENSE = {
 }
 
 
+@pytest.fixture(params=["a new connection", "an open one"])
+def warm(request, server, wire):
+    """A script, over a connection that is new, or has answered before. How many requests that took."""
+    before = [ANSWERS["a length"][0]] if request.param == "an open one" else []
+
+    def begin(*script):
+        server.script = [*before, *script]
+        for _ in before:
+            send(wire)
+        return len(before)
+
+    return begin
+
+
 @pytest.mark.parametrize("form", NONSENSE)
-def test_what_is_no_answer_is_an_error_and_is_not_asked_for_again(server, wire, form):
-    server.script = [NONSENSE[form], [b"never asked for"]]
+def test_what_is_no_answer_is_an_error_and_is_not_asked_for_again(server, wire, warm, form):
+    before = warm(NONSENSE[form], [b"never asked for"])
     with pytest.raises(HTTPError):
         send(wire)
-    assert len(server.asked) == 1
+    assert len(server.asked) == before + 1
+
+
+def test_after_an_error_the_connection_is_not_used_again(server, wire, warm):
+    warm(NONSENSE["no number"], ANSWERS["a length"][0])
+    with pytest.raises(HTTPError):
+        send(wire)
+    before = server.connections
+    assert send(wire).data == b"hi"
+    assert server.connections == before + 1
 
 
 def test_a_length_that_is_none_is_an_error(server, wire):
@@ -150,13 +173,13 @@ def test_a_length_that_is_none_is_an_error(server, wire):
         send(wire)
 
 
-def test_nobody_smuggles_a_header_in(server, wire):
-    server.script = [ANSWERS["nothing"][0]]
+def test_nobody_smuggles_a_header_in(wire, warm):
+    warm(ANSWERS["nothing"][0])
     with pytest.raises(ValueError, match="line break"):
         send(wire, Accept="a\r\nX: y")
 
 
-def test_silence_is_an_error_in_time(server, wire):
-    server.script = [[b"HTTP/1.1 200 OK\r\n"], []]
+def test_silence_is_an_error_in_time(wire, warm):
+    warm([b"HTTP/1.1 200 OK\r\n"], [])
     with pytest.raises(HTTPError):
         wire.send("GET", "/api", None, {}, 5.0, 0.05)
