@@ -42,7 +42,7 @@ def request(load_balancer: LoadBalancer, namespace_labels: Mapping[str, str] | N
 
     Raises `Refused` where it contradicts itself: `pool-conflict`, `sharing-key-conflict`, `address-family`.
     """
-    families = _families(load_balancer)
+    key, families = _one(load_balancer.annotations, SHARING, "sharing-key-conflict"), _families(load_balancer)
     return msgspec.structs.replace(
         holder(load_balancer),
         namespace_labels=namespace_labels,
@@ -50,6 +50,7 @@ def request(load_balancer: LoadBalancer, namespace_labels: Mapping[str, str] | N
         required=load_balancer.ip_family_policy == "RequireDualStack",
         held=tuple(dict.fromkeys(addresses(load_balancer))),
         addresses=_asked(load_balancer, families),
+        key=key,
         pool=_one(load_balancer.annotations, POOL, "pool-conflict"),
         scheme=load_balancer.scheme,
     )
@@ -58,14 +59,16 @@ def request(load_balancer: LoadBalancer, namespace_labels: Mapping[str, str] | N
 def holder(load_balancer: LoadBalancer) -> Request:
     """What a Service asks that is refused: nothing. But what it has it keeps, on the terms that it says.
 
-    Raises `Refused` where it contradicts itself in these: `sharing-key-conflict`.
+    Where it says several keys, it stays with who says one of them, and lets nobody in by itself.
     """
+    keys = sorted(set(_said(load_balancer.annotations, SHARING).values()))
     return Request(
         owner=load_balancer.owner,
         created=load_balancer.created,
         labels=load_balancer.labels,
         families=(),
-        key=_one(load_balancer.annotations, SHARING, "sharing-key-conflict"),
+        key=keys[0] if len(keys) == 1 else "",
+        torn=tuple(keys) if len(keys) > 1 else (),
         backend=_backend(load_balancer),
         ports=frozenset((port.protocol, port.port) for port in load_balancer.ports),
     )
@@ -115,11 +118,15 @@ def _asked(load_balancer: LoadBalancer, families: tuple[Family, ...]) -> tuple[I
 
 def _one(annotations: Mapping[str, str], names: Iterable[str], reason: str) -> str:
     """The one value that these annotations say, "" for none."""
-    said = {name: value for name in names if (value := annotations.get(name, "").strip())}
+    said = _said(annotations, names)
     if len(set(said.values())) > 1:
         told = ", ".join(f"{name}={value!r}" for name, value in said.items())
         raise Refused(f"annotations disagree: {told}; keep the one that is meant, remove the others", reason=reason)
     return next(iter(said.values()), "")
+
+
+def _said(annotations: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
+    return {name: value for name in names if (value := annotations.get(name, "").strip())}
 
 
 def _backend(load_balancer: LoadBalancer) -> str:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from lbctl.model import DEGRADED, Family, IPAddress, Note, Owner
 from lbctl_l2.pool import PRIVATE, Count, Pool, Release, Request, Usage, family, is_private
 from lbctl_l2.ranges import BUGGY, Intervals, Range
+from lbctl_l2.sharing import alike, clash, keepers, unclear
 
 Turn = tuple[bool, float, Owner]
 
@@ -87,8 +88,8 @@ class _Entry(NamedTuple):
     ports: frozenset[tuple[str, int]] = frozenset()
 
     def admits(self, request: Request) -> bool:
-        """May it move in, by MetalLB's rules? (`clash` says why not.)"""
-        return not self.tenants or (_alike(self.tenants[0], request) and self.ports.isdisjoint(request.ports))
+        """May it move in, as far as one can tell at once? (`clash` looks closer, and says why not.)"""
+        return not self.tenants or (alike(self.tenants[0], request) and self.ports.isdisjoint(request.ports))
 
     def joined(self, *more: Request) -> "_Entry":
         return _Entry(
@@ -248,7 +249,7 @@ class Book:
     def _helped(self, old: Request | None, new: Request) -> None:
         """Could what happened help somebody who was refused? Anything may, but what only takes away."""
         gives = old is not None and not set(old.held) <= set(new.held)
-        shares = bool(new.key or (old is not None and old.key))
+        shares = bool(new.keys or (old is not None and old.keys))
         if gives or shares or self._contested(new):
             self.stuck.clear()
 
@@ -272,23 +273,12 @@ class Book:
 
     def _settle(self, address: IPAddress) -> None:
         """Who has the address, and all that is counted by it."""
-        before, now = self._entries.get(address, _NOBODY), self._kept(address)
+        before = self._entries.get(address, _NOBODY)
+        claimants = self._claimants.get(address, set())
+        now = _NOBODY.joined(*keepers([self.requests[owner] for owner in claimants])) if claimants else _NOBODY
         self._become(address, before, now)
         changed = before.owners ^ now.owners
-        self._unseen.update(changed & self._claimants.get(address, set()) & self.requests.keys())
-
-    def _kept(self, address: IPAddress) -> _Entry:
-        """Who holds it rightfully: the oldest, and whoever may share it with those before.
-
-        A pool that is not shared across namespaces any more takes nothing from who shares already.
-        """
-        kept: list[Request] = []
-        ports: set[tuple[str, int]] = set()
-        for request in sorted((self.requests[o] for o in self._claimants.get(address, ())), key=lambda r: r.turn):
-            if not kept or (_alike(kept[0], request) and ports.isdisjoint(request.ports)):
-                kept.append(request)
-                ports |= request.ports
-        return _NOBODY.joined(*kept)
+        self._unseen.update(changed & claimants)
 
     def _become(self, address: IPAddress, before: _Entry, now: _Entry) -> None:
         """Count what it is now, and no more what it was."""
@@ -390,7 +380,9 @@ class Book:
         """Why it cannot move in with the tenants: a reason and a sentence. See `clash`."""
         entry = self._entries.get(address, _NOBODY)
         at_home = pool.sharing == "cluster" or entry.namespaces <= {request.namespace}
-        return None if at_home and entry.admits(request) else clash(request, entry.tenants, pool)
+        if at_home and entry.admits(request):
+            return None
+        return clash(request, entry.tenants, pool) or unclear(entry.tenants)
 
     def foreign(self, address: IPAddress, owner: Owner) -> Owner | None:
         """Somebody else who claims it by externalIPs, or by a status that we do not serve."""
@@ -536,42 +528,16 @@ class Book:
             self._settle(address)
 
 
-def _alike(one: Request, other: Request) -> bool:
-    """Do they say the same of whom they share with?"""
-    return bool(one.key) and (one.key, one.backend) == (other.key, other.backend)
-
-
-def clash(request: Request, tenants: Iterable[Request], pool: Pool | None = None) -> tuple[str, str] | None:
-    """Why it cannot share an address with those who have it: a reason and a sentence. MetalLB's rules, and the pool's.
-
-    Both say the same non-empty key; the same may answer for them (anybody, or pods of the same selector); no port is
-    the same; and they are of one namespace, unless the pool is shared by the whole cluster.
-    """
-    for tenant in tenants:
-        if tenant.owner == request.owner:
-            continue
-        if not (request.key and tenant.key):
-            return "address-in-use", f"{tenant.owner} has it"
-        if request.key != tenant.key:
-            return "sharing-conflict", f"{tenant.owner} has it and shares it by another key"
-        if request.backend != tenant.backend:
-            return "sharing-conflict", f"{tenant.owner} has it, with another externalTrafficPolicy or selector"
-        if same := request.ports & tenant.ports:
-            ports = ", ".join(f"{port}/{protocol}" for protocol, port in sorted(same))
-            return "sharing-conflict", f"{tenant.owner} has {ports} on it"
-        if pool is not None and pool.sharing == "namespace" and request.namespace != tenant.namespace:
-            return "sharing-conflict", f"{tenant.owner} has it, and {pool.name} is shared within one namespace only"
-    return None
-
-
 def family_of(part: Range) -> Family:
     return "IPv4" if part.version == 4 else "IPv6"
 
 
 def _room(place: Place, entry: _Entry) -> tuple[object, ...] | None:
     """Who might move in with the tenants: those whose room is the same."""
-    first = entry.tenants[0] if entry.tenants else None
-    return _room_of(place.pool, family_of(place.part), first) if first is not None and first.key else None
+    for tenant in entry.tenants:
+        if tenant.key:
+            return _room_of(place.pool, family_of(place.part), tenant)
+    return None
 
 
 def _room_of(pool: Pool, wanted: Family, request: Request) -> tuple[object, ...]:

@@ -2,6 +2,7 @@
 
     pool.py          the values (this page)
     ranges.py        ranges of addresses, intervals
+    sharing.py       who may share an address, and who keeps it when sharers part
     book.py          `Book`: who holds what, indexed; kept up to date event by event
     allocation.py    `allocate(book, owners, now)`: what each Service's status ought to hold, or why not
     crds.py          cluster objects and files → Pool, Advertisement, problems
@@ -216,6 +217,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     addresses  those that it asks for by name, at most one of a family
     pool       the pool that it asks for, "" for any
     key        what it shares addresses by, "" for not at all
+    torn       the keys that it says, if these are several: nobody knows by which of them it shares
     backend    who may answer: "" for everybody (externalTrafficPolicy Cluster), else its selector
     ports      (protocol, port): no two sharers have the same
     """
@@ -230,6 +232,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     addresses: tuple[IPAddress, ...] = ()
     pool: str = ""
     key: str = ""
+    torn: tuple[str, ...] = ()
     backend: str = ""
     ports: frozenset[tuple[str, int]] = frozenset()
     scheme: Scheme | None = None
@@ -237,6 +240,11 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     @property
     def namespace(self) -> str:
         return self.owner.partition("/")[0]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """By which it may be that it shares."""
+        return (self.key,) if self.key else self.torn
 
     @property
     def turn(self) -> tuple[bool, float, Owner]:

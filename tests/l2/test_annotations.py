@@ -43,6 +43,8 @@ def test_words_that_disagree_are_refused() -> None:
     assert reason(annotations={"lbctl.io/address-pool": "a", "metallb.io/address-pool": "b"}) == "pool-conflict"
     said = {"metallb.io/allow-shared-ip": "k", "metallb.universe.tf/allow-shared-ip": "l"}
     assert reason(annotations=said) == "sharing-key-conflict"
+    kept = annotations.holder(LoadBalancer(Owner("default/web"), annotations=said))
+    assert (kept.key, kept.torn, kept.families) == ("", ("k", "l"), ())
 
 
 @pytest.mark.parametrize(("policy", "families", "asked", "required"), [

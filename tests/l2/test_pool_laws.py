@@ -14,9 +14,10 @@ from msgspec.structs import replace
 
 from lbctl.model import IPAddress, Owner
 from lbctl_l2.allocation import allocate
-from lbctl_l2.book import Book, clash
+from lbctl_l2.book import Book
 from lbctl_l2.pool import Outcome, Pool, Release, Request
 from lbctl_l2.ranges import parse
+from lbctl_l2.sharing import clash
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 V4 = [ip_address(f"10.0.0.{n}") for n in (0, 1, 2, 3, 4, 5, 6, 7, 254, 255)]
@@ -69,6 +70,8 @@ def pools(draw: st.DrawFn) -> tuple[Pool, ...]:
 def request_of(draw: st.DrawFn, owner: Owner) -> Request:
     families = draw(st.sampled_from([("IPv4",), ("IPv4",), ("IPv6",), ("IPv4", "IPv6"), ("IPv6", "IPv4")]))
     asked = [draw(some_v4 if wanted == "IPv4" else some_v6) for wanted in families]
+    if draw(st.integers(0, 6)) == 0:
+        return silent(draw, owner)
     return Request(
         owner,
         created=draw(st.sampled_from([None, NOW, NOW + timedelta(hours=1)])),
@@ -81,6 +84,20 @@ def request_of(draw: st.DrawFn, owner: Owner) -> Request:
         backend=draw(st.sampled_from(["", "", "app=x"])),
         ports=frozenset({("TCP", draw(st.sampled_from([80, 443])))}),
         scheme=draw(st.sampled_from([None, "internal"])),
+    )
+
+
+def silent(draw: st.DrawFn, owner: Owner) -> Request:
+    """It is refused: it asks for nothing, and keeps what it has, on the terms that it says."""
+    said = draw(st.sampled_from([(), ("k",), ("k", "l"), ("k", "m")]))
+    return Request(
+        owner,
+        created=draw(st.sampled_from([None, NOW])),
+        families=(),
+        held=tuple(draw(st.lists(addresses, max_size=2, unique=True))),
+        key=said[0] if len(said) == 1 else "",
+        torn=said if len(said) > 1 else (),
+        ports=frozenset({("TCP", draw(st.sampled_from([80, 443, 8080])))}),
     )
 
 
@@ -194,10 +211,29 @@ def test_looking_changes_nothing(world: World) -> None:
 @settings(max_examples=60)
 @given(worlds())
 def test_no_two_have_what_they_cannot_share(world: World) -> None:
-    asks = {request.owner: request for request in world.requests}
-    for one, other in combinations(allocate(book_of(world), None, NOW).values(), 2):
-        if set(one.addresses) & set(other.addresses):
-            assert clash(asks[one.owner], [asks[other.owner]]) is None
+    has = settled(world, allocate(book_of(world), None, NOW))
+    for one, other in combinations(world.requests, 2):
+        if has[one.owner] & has[other.owner]:
+            assert clash(one, [other]) is None
+
+
+@settings(max_examples=60)
+@given(worlds())
+def test_who_loses_an_address_could_not_share_it_with_somebody_who_keeps_it(world: World) -> None:
+    book = book_of(world)
+    allocate(book, None, NOW)
+    for request in world.requests:
+        for address in set(request.held) - set(book.rightful(request)):
+            assert clash(request, book.tenants(address)) is not None
+
+
+@settings(max_examples=60)
+@given(st.lists(requests, min_size=2, max_size=2, unique_by=lambda request: request.owner))
+def test_of_two_that_hold_what_they_cannot_share_the_older_keeps_it(pair: list[Request]) -> None:
+    book = book_of(World(requests=tuple(replace(request, held=(V4[0],)) for request in pair)))
+    older, younger = sorted(pair, key=lambda request: request.turn)
+    shared = clash(older, [younger]) is None
+    assert book.holders(V4[0]) == ((older.owner, younger.owner) if shared else (older.owner,))
 
 
 @settings(max_examples=60)
@@ -238,6 +274,8 @@ def test_where_nobody_holds_anything_yet_no_namespace_gets_more_than_its_quota_b
 def test_nobody_is_without_what_it_asks_for_and_without_a_reason(world: World) -> None:
     asks = {request.owner: request for request in world.requests}
     for owner, outcome in allocate(book_of(world), None, NOW).items():
+        if not asks[owner].families:
+            continue
         whole = len(outcome.addresses) == len(asks[owner].families)
         assert whole or outcome.refusal or outcome.notes
         if outcome.refusal is None:
@@ -245,9 +283,22 @@ def test_nobody_is_without_what_it_asks_for_and_without_a_reason(world: World) -
             assert len({address.version for address in outcome.addresses}) == len(outcome.addresses)
 
 
+def settled(world: World, answer: Mapping[Owner, Outcome]) -> dict[Owner, set[IPAddress]]:
+    """What everybody has then; who asks for nothing keeps what is its own."""
+    book = book_of(world)
+    return {
+        request.owner: set(answer[request.owner].addresses if request.families else book.rightful(request))
+        for request in world.requests
+    }
+
+
 def carried_out(world: World, answer: Mapping[Owner, Outcome]) -> World:
     """The statuses are written."""
-    return replace(world, requests=tuple(replace(r, held=answer[r.owner].addresses) for r in world.requests))
+    book = book_of(world)
+    return replace(world, requests=tuple(
+        replace(request, held=answer[request.owner].addresses if request.families else book.rightful(request))
+        for request in world.requests
+    ))
 
 
 @settings(max_examples=60)
