@@ -154,8 +154,8 @@ def _check_pool(book: Book, request: Request, pool: Pool, address: IPAddress, fo
             "pool-not-allowed",
             f"{address} lies in the pool {pool.name}, whose serviceAllocation is for other namespaces or Services",
         )
-    if not _at_home(book, request, address) and _used_up(book, request, pool, 1 + _more(book, request, pool, found)):
-        raise Verdict("namespace-quota", _quota(book, request, pool))
+    if not book.at_home(address, request.namespace):
+        _check_quota(book, request, pool, found)
 
 
 def _check_taken(book: Book, request: Request, pool: Pool, address: IPAddress) -> None:
@@ -203,14 +203,14 @@ def _first(
         if not request.key and any(book.full(pool, wanted) for wanted in missing):
             continue
         try:
-            return _from(book, request, pool, missing, _more(book, request, pool, has.values()))
+            return _from(book, request, pool, missing, tuple(has.values()))
         except Verdict:
             continue
     return {}
 
 
 def _from(
-    book: Book, request: Request, pool: Pool, missing: Sequence[Family], more: int = 0
+    book: Book, request: Request, pool: Pool, missing: Sequence[Family], has: Sequence[IPAddress] = ()
 ) -> dict[Family, IPAddress]:
     """An address of each family from this pool. Raises `Verdict` if it has not all of them."""
     _open(pool, request)
@@ -218,40 +218,40 @@ def _from(
     for wanted in missing:
         if not book.offers(pool, wanted):
             raise Verdict("no-family", f"has no {wanted} addresses")
-        shared = _shared(book, request, pool, wanted, ROOMMATES)
-        if shared is None:
-            more += 1
-        found[wanted] = shared or _own(book, request, pool, wanted, more)
+        so_far = (*has, *found.values())
+        shared = _shared(book, request, pool, wanted, so_far, ROOMMATES)
+        found[wanted] = shared or _own(book, request, pool, wanted, so_far)
     return found
 
 
-def _shared(book: Book, request: Request, pool: Pool, wanted: Family, most: int | None = None) -> IPAddress | None:
+def _shared(
+    book: Book, request: Request, pool: Pool, wanted: Family, has: Sequence[IPAddress], most: int | None = None
+) -> IPAddress | None:
     """An address that it may share with those who have it; of the first so many."""
     if not request.key:
         return None
     for address in islice(book.roommates(pool, wanted, request), most):
         try:
-            _check(book, request, address)
+            _check(book, request, address, has)
         except Verdict:
             continue
         return address
     return None
 
 
-def _own(book: Book, request: Request, pool: Pool, wanted: Family, more: int) -> IPAddress:
-    """The first free address, with which its namespace has so many more; without one, whatever it may share."""
+def _own(book: Book, request: Request, pool: Pool, wanted: Family, has: Sequence[IPAddress]) -> IPAddress:
+    """The first free address; without one, whatever it may share."""
     try:
-        return _free(book, request, pool, wanted, more)
+        return _free(book, request, pool, wanted, has)
     except Verdict:
-        shared = _shared(book, request, pool, wanted)
+        shared = _shared(book, request, pool, wanted, has)
         if shared is None:
             raise
         return shared
 
 
-def _free(book: Book, request: Request, pool: Pool, wanted: Family, more: int) -> IPAddress:
-    if _used_up(book, request, pool, more):
-        raise Verdict("namespace-quota", _quota(book, request, pool))
+def _free(book: Book, request: Request, pool: Pool, wanted: Family, has: Sequence[IPAddress]) -> IPAddress:
+    _check_quota(book, request, pool, has)
     address = book.free(pool, wanted, private=request.scheme == "internal")
     if address is not None:
         return address
@@ -287,22 +287,17 @@ def _admitted(pool: Pool, request: Request) -> bool:
     return pool.admits(request.namespace, request.namespace_labels, request.labels)
 
 
-def _used_up(book: Book, request: Request, pool: Pool, more: int) -> bool:
-    """Would its namespace have too many addresses of the pool? What it leaves itself does not count."""
+def _check_quota(book: Book, request: Request, pool: Pool, has: Sequence[IPAddress]) -> None:
+    """May its namespace have one more address of the pool, besides those that it is to have already? What it leaves
+    itself does not count. Raises `Verdict`."""
     if not pool.max_per_namespace:
-        return False
+        return
     leaves = sum(_leaves(book, request, pool, address) for address in book.rightful(request))
-    return book.used_by(pool.name, request.namespace) - leaves + more > pool.max_per_namespace
-
-
-def _more(book: Book, request: Request, pool: Pool, found: Iterable[IPAddress]) -> int:
-    """How many addresses of the pool its namespace would have more with these."""
-    return sum(book.pool_of(address) == pool.name and not _at_home(book, request, address) for address in found)
-
-
-def _at_home(book: Book, request: Request, address: IPAddress) -> bool:
-    """Does somebody of its namespace have the address?"""
-    return request.namespace in book.namespaces(address)
+    more = sum(
+        book.pool_of(address) == pool.name and not book.at_home(address, request.namespace) for address in has
+    )
+    if book.used_by(pool.name, request.namespace) - leaves + more >= pool.max_per_namespace:
+        raise Verdict("namespace-quota", _quota(book, request, pool))
 
 
 def _leaves(book: Book, request: Request, pool: Pool, address: IPAddress) -> bool:

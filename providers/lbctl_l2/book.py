@@ -119,6 +119,7 @@ class Book:
         self._waiting: list[Turn] = []
         self._unseen: set[Owner] = set()
         self._trial: set[IPAddress] = set()
+        self._movers: set[Owner] = set()
         self.set_pools(pools)
 
     # ── what happens ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -376,6 +377,16 @@ class Book:
         """Of its tenants."""
         return self._entries.get(address, _NOBODY).namespaces
 
+    def at_home(self, address: IPAddress, namespace: str) -> bool:
+        """Does somebody of the namespace have the address, who does not leave it in the allocation under way?"""
+        entry = self._entries.get(address, _NOBODY)
+        if namespace not in entry.namespaces or not self._movers:
+            return namespace in entry.namespaces
+        return any(not self._leaves(tenant, address) for tenant in entry.tenants if tenant.namespace == namespace)
+
+    def _leaves(self, tenant: Request, address: IPAddress) -> bool:
+        return tenant.owner in self._movers and bool(self.unfit(tenant, address))
+
     def clash(self, address: IPAddress, request: Request, pool: Pool) -> tuple[str, str] | None:
         """Why it cannot move in with the tenants: a reason and a sentence. See `clash`."""
         entry = self._entries.get(address, _NOBODY)
@@ -516,14 +527,17 @@ class Book:
         return bool(self._trial)
 
     def take(self, address: IPAddress, request: Request) -> None:
-        """Until `undo` the address counts as given to this one."""
+        """Until `undo` the address counts as given to this one, which leaves what does not fit any more."""
         self._trial.add(address)
+        if request.held:
+            self._movers.add(request.owner)
         before = self._entries.get(address, _NOBODY)
         self._become(address, before, before.joined(request))
 
     def undo(self) -> None:
         """Nothing was given to anybody."""
         trial, self._trial = self._trial, set()
+        self._movers.clear()
         for address in trial:
             self._settle(address)
 

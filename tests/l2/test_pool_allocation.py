@@ -435,3 +435,42 @@ def test_who_asks_for_an_address_that_its_pool_avoids_hears_why() -> None:
     avoids = [pool("a", "10.0.0.0/24", avoid_buggy=True)]
     assert "avoidBuggyIPs" in refused(answer(avoids, asks("x", addresses=ips("10.0.0.255"))))[1]
     assert "avoidBuggyIPs" not in refused(answer(avoids, asks("x", addresses=ips("10.0.1.0"))))[1]
+
+
+# ── quotas: who moves, who shares ─────────────────────────────────────────────────────────────────────────────────────
+
+def port(number: int) -> dict[str, Any]:
+    return {"key": "k", "ports": frozenset({("TCP", number)})}
+
+
+@pytest.mark.parametrize("asked", [ips("10.0.0.1"), ()])
+def test_what_one_leaves_for_another_address_is_not_given_to_a_sharer_over_the_namespaces_quota(asked: Any) -> None:
+    few = pool("a", "10.0.0.1-10.0.0.9", max_per_namespace=1)
+    moves = asks("x", 5, held=ips("10.0.0.1"), addresses=ips("10.0.0.2"), **port(80))
+    found = answers([few], moves, asks("y", addresses=asked, **port(81)))
+    assert found["x"].addresses == ips("10.0.0.2")
+    assert found["y"].addresses == (() if asked else ips("10.0.0.2"))
+
+
+def test_what_one_leaves_stays_his_namespaces_while_another_of_it_is_there() -> None:
+    few = pool("a", "10.0.0.1-10.0.0.9", max_per_namespace=1)
+    moves = asks("x", 5, held=ips("10.0.0.1"), pool="b", **port(80))
+    stays = asks("z", 4, held=ips("10.0.0.1"), **port(82))
+    found = answers([few, pool("b", "10.0.1.1")], moves, stays, asks("y", **port(81)))
+    assert [found[name].addresses for name in "xzy"] == [ips("10.0.1.1"), ips("10.0.0.1"), ips("10.0.0.1")]
+
+
+@pytest.mark.parametrize("six", [ips("fd00::1"), ()])
+def test_addresses_shared_with_another_namespace_count_for_ones_own(six: tuple[IPAddress, ...]) -> None:
+    few = pool("a", "10.0.0.0/24", "fd00::/120", max_per_namespace=1, sharing="cluster")
+    shared = (*ips("10.0.0.1"), *six)
+    theirs = [asks(f"other/{address}", 5, families=(), held=(address,), **port(81)) for address in shared]
+    found = answers([few], *theirs, asks("x", families=BOTH, required=True, **port(80)))
+    assert (found["x"].addresses, refused(found["x"])[0]) == ((), "namespace-quota")
+
+
+def test_a_shared_address_of_the_own_namespace_leaves_the_quota_to_the_other_family() -> None:
+    few = pool("a", "10.0.0.1", "fd00::/120", max_per_namespace=2)
+    theirs = asks("y", 5, families=(), held=ips("10.0.0.1"), **port(81))
+    found = answers([few], theirs, asks("x", families=BOTH, required=True, **port(80)))
+    assert found["x"].addresses == ips("10.0.0.1", "fd00::")

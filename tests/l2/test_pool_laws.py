@@ -269,6 +269,22 @@ def test_where_nobody_holds_anything_yet_no_namespace_gets_more_than_its_quota_b
         assert number <= (book.by_name[pool].max_per_namespace or number)
 
 
+@settings(max_examples=200)
+@given(worlds())
+def test_no_namespace_gets_more_than_its_quota_if_it_has_not_more_already_but_reservations(world: World) -> None:
+    book = book_of(world)
+    has = settled(world, allocate(book, None, NOW))
+    before, after = (
+        Counter({(book.pool_of(address), request.namespace, address): 1
+                 for request in world.requests for address in whose[request.owner] if address not in book.reserved})
+        for whose in ({request.owner: book.rightful(request) for request in world.requests}, has)
+    )  # fmt: skip
+    had = Counter((pool, namespace) for pool, namespace, _ in before)
+    for (pool, namespace), number in Counter((pool, namespace) for pool, namespace, _ in after if pool).items():
+        quota = book.by_name[pool].max_per_namespace
+        assert number <= max(quota or number, had[pool, namespace])
+
+
 @settings(max_examples=60)
 @given(worlds())
 def test_nobody_is_without_what_it_asks_for_and_without_a_reason(world: World) -> None:
