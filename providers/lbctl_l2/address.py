@@ -73,34 +73,62 @@ class Address:
 
 
 class Backlog:
-    """Addresses that wait to be seen to: each once, in order, and at most so many a turn."""
+    """Addresses that wait to be seen to: each once, in order, and at most so many a turn.
+
+    To add all of them costs no more than a list of them: who has been seen to meanwhile is skipped when its turn comes.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = self._left = most
-        self._waiting: OrderedDict[Address, None] = OrderedDict()
+        self._some: OrderedDict[Address, None] = OrderedDict()
+        self._all: list[Address] = []
+        """The rest of all, the last first."""
+        self._seen: set[Address] = set()
+        """Who need not come any more, while there is such a rest."""
 
     def __bool__(self) -> bool:
-        return bool(self._waiting)
+        return bool(self._some or self._all)
 
     def turn(self) -> None:
         """As many again."""
         self._left = self._most
 
     def add(self, addresses: Iterable[Address]) -> None:
-        self._waiting.update(dict.fromkeys(addresses))
+        """These, before the rest of all."""
+        self._some.update(dict.fromkeys(addresses))
+
+    def add_all(self, addresses: Iterable[Address]) -> None:
+        """All that there are."""
+        self._all, self._seen = list(addresses), set()
+        self._all.reverse()
 
     def discard(self, address: Address) -> bool:
         """Whether it waited; it does so no longer."""
-        waited = address in self._waiting
-        self._waiting.pop(address, None)
+        waited = address in self._some or (bool(self._all) and address not in self._seen)
+        self._some.pop(address, None)
+        self._see(address)
         return waited
 
     def next(self) -> Address | None:
         """Whose turn it is; None if nobody waits, or this turn is over."""
-        if not self._waiting or not self._left:
-            return None
-        self._left -= 1
-        return self._waiting.popitem(last=False)[0]
+        found = self._first() if self._left else None
+        if found is not None:
+            self._left -= 1
+            self._see(found)
+        return found
+
+    def _first(self) -> Address | None:
+        if self._some:
+            return self._some.popitem(last=False)[0]
+        while self._all and self._all[-1] in self._seen:
+            self._all.pop()
+        return self._all.pop() if self._all else None
+
+    def _see(self, address: Address) -> None:
+        if self._all:
+            self._seen.add(address)
+        else:
+            self._seen.clear()
 
 
 def carries(link: Link, v6: bool) -> bool:

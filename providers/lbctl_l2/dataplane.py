@@ -82,8 +82,9 @@ class Loop:
         self._excluded = netlink.Exclusion(start.excluded)
         self._machine = Machine(start.me, start.cluster, start.timing, self._now)
         self._orders: dict[IPAddress, Order] = {}
+        self._ended: dict[IPAddress, None] = {}
         self._peers: dict[str, Peer] = {}
-        self._new = 0
+        self._other_peers = False
         self._links: tuple[Link, ...] = ()
         self._unusable: dict[str, str] = {}
         self._waiting: deque[Send] = deque()
@@ -289,17 +290,28 @@ class Loop:
         for order in update.orders:
             # The same hundred names in thousands of rankings: one string each.
             self._orders[order.address] = msgspec.structs.replace(order, ranking=tuple(map(sys.intern, order.ranking)))
+            self._ended.pop(order.address, None)
         for address in update.ended:
             self._orders.pop(address, None)
+            self._ended[address] = None
         self._peers.update((peer.name, peer) for peer in update.peers)
         for name in update.gone:
             self._peers.pop(name, None)
-        self._new += len(update.orders) + len(update.ended)
+        self._other_peers |= bool(update.peers or update.gone)
         # Thousands of new orders at once would keep a question waiting; the roll they need comes before them.
-        if not update.more or self._new >= SLICE:
-            self._new = 0
-            self._sockets.look_for(self._orders)
-            self._do(self._machine.set_orders(self._orders.values(), tuple(self._peers.values()), self._now))
+        if not update.more or len(self._orders) + len(self._ended) >= SLICE:
+            self._act_upon_orders()
+
+    def _act_upon_orders(self) -> None:
+        """Upon what has come since the last time."""
+        orders, self._orders = self._orders, {}
+        ended, self._ended = self._ended, {}
+        peers = tuple(self._peers.values()) if self._other_peers else None
+        self._other_peers = False
+        outs = self._machine.change_orders(orders.values(), ended, self._now, peers)
+        if any(address.version == 4 for address in (*orders, *ended)):
+            self._sockets.look_for(self._machine.held)
+        self._do(outs)
 
     def _log(self, level: str, message: str, fields: dict[str, str]) -> None:
         self._news.log(Log(level, message, fields))

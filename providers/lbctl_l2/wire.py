@@ -93,6 +93,9 @@ MOST_OFTEN = 1.1
 PATIENCE = 3
 """After so many defences against the same speaker, the one with the lesser fingerprint defers."""
 
+_FLAGS = {Rank.SETTLED: 0, Rank.UNSETTLED: int(Flag.UNSETTLED), Rank.LEAVING: int(Flag.LEAVING)}
+_IDLE = int(Flag.IDLE)  # As numbers: it is asked for at each change of thousands.
+
 
 class Machine:
     """One node's data plane. Never raises on a frame, however hostile, and does a bounded amount of work for each."""
@@ -142,7 +145,7 @@ class Machine:
         self._links = {link.index: link for link in links}
         self._macs = frozenset(link.mac for link in self._links.values())
         self._leave_groups()
-        self._unplaced.add(self._addresses.values())
+        self._unplaced.add_all(self._addresses.values())
         self._place_some()
         self._roll.set_links(self._links, now)
         self._react()
@@ -150,13 +153,21 @@ class Machine:
         return self._flush()
 
     def set_orders(self, orders: Iterable[Order], peers: Sequence[Peer], now: float) -> list[Out]:
-        """All standing orders and the whole roll of speakers. An address without an order ends without a frame."""
-        self._enter(now)
-        self._roll.set_peers(peers, now)
+        """All standing orders and the whole roll of speakers."""
         named = {order.address: order for order in orders}
-        for gone in self._addresses.keys() - named.keys():
-            self._forget(self._addresses[gone])
-        fresh = [address for order in named.values() if (address := self._take(order)) is not None]
+        return self.change_orders(named.values(), self._addresses.keys() - named.keys(), now, peers)
+
+    def change_orders(
+        self, orders: Iterable[Order], ended: Iterable[IPAddress], now: float, peers: Sequence[Peer] | None = None
+    ) -> list[Out]:
+        """The orders that are new or other, and those that ended: without a frame. The whole roll, if it is another."""
+        self._enter(now)
+        if peers is not None:
+            self._roll.set_peers(peers, now)
+        for known in map(self._addresses.get, ended):
+            if known is not None:
+                self._forget(known)
+        fresh = [address for order in orders if (address := self._take(order)) is not None]
         self._react()
         self._unjudged.add(fresh)
         return self._flush()
@@ -239,8 +250,7 @@ class Machine:
         return Rank.UNSETTLED if self._settles != NEVER else Rank.SETTLED
 
     def _flag(self) -> None:
-        flags = {Rank.LEAVING: Flag.LEAVING, Rank.UNSETTLED: Flag.UNSETTLED}.get(self._rank, 0)
-        flags |= 0 if self._speaking else Flag.IDLE
+        flags = _FLAGS[self._rank] | (0 if self._speaking else _IDLE)
         if flags != self._roll.my_flags:
             self._roll.my_flags = flags
             self._living.clear()
@@ -460,7 +470,7 @@ class Machine:
                    for name in (*before, address.holder) if name)
 
     def _judge_all(self) -> None:
-        self._unjudged.add(self._addresses.values())
+        self._unjudged.add_all(self._addresses.values())
 
     def _judge_some(self) -> None:
         """None while links are new to some: what one has missed there may change what I am for all of them."""
@@ -598,10 +608,12 @@ class Machine:
             return
         address.since = self._now
         self.revision += 1
-        self._speaking += (state in ANSWERING) - (before in ANSWERING)
         self._yielding += (state is State.YIELDING) - (before is State.YIELDING)
-        self._flag()
-        self._listen(address)
+        answered, answers = before in ANSWERING, state in ANSWERING
+        if answers is not answered:
+            self._speaking += answers - answered
+            self._flag()
+            self._listen(address)
 
     # -- what goes out --
 

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lbctl_l2 import channel, packets
+from lbctl_l2.address import Address, Backlog
 from lbctl_l2.checks import Surroundings, fault
 from lbctl_l2.packets import Beat, Flag, Kind
 from lbctl_l2.wire import MOST_CONFLICTS, TURN, Link, Machine, Order, Out, Peer, PeerLink, Send, State, Timing
@@ -79,6 +80,46 @@ def test_one_tick_acts_for_so_many_and_the_next_for_the_rest_in_order():
     assert [len(tick) for tick in ticks] == [2 * TURN] * 7 + [2 * (1000 - 7 * TURN)]
     said = [IPv4Address(send.frame[28:32]) for send in itertools.chain(*ticks)]
     assert said == sorted(said)
+
+
+def test_each_waits_once_however_often_and_in_whatever_way_it_is_added():
+    addresses = [Address(Order(VIP + number, ("a",)), 0.0) for number in range(6)]
+    backlog = Backlog(2)
+    backlog.add_all(addresses)
+    backlog.add([addresses[4]])
+    assert [backlog.next(), backlog.next(), backlog.next()] == [addresses[4], addresses[0], None]
+    assert [backlog.discard(addresses[number]) for number in (2, 2, 0)] == [True, False, False]
+    backlog.add([addresses[0]])
+    found = []
+    while backlog:
+        backlog.turn()
+        found += [address for address in (backlog.next(), backlog.next()) if address is not None]
+    assert found == [addresses[0], addresses[1], addresses[3], addresses[5]]
+    assert not backlog._seen
+
+
+@given(st.lists(st.one_of(
+    st.tuples(st.sampled_from(["add", "discard"]), st.integers(0, 5)),
+    st.tuples(st.sampled_from(["all", "next"]), st.none())), max_size=40))
+def test_a_backlog_is_as_a_plain_list_would_be(does):
+    addresses = [Address(Order(VIP + number, ("a",)), 0.0) for number in range(6)]
+    backlog, waiting = Backlog(1), set()
+    for what, number in does:
+        if what == "all":
+            backlog.add_all(addresses)
+            waiting = set(addresses)
+        elif what == "add":
+            backlog.add([addresses[number]])
+            waiting.add(addresses[number])
+        elif what == "discard":
+            assert backlog.discard(addresses[number]) is (addresses[number] in waiting)
+            waiting.discard(addresses[number])
+        else:
+            backlog.turn()
+            found = backlog.next()
+            assert found in waiting if waiting else found is None
+            waiting.discard(found)
+        assert bool(backlog) or not waiting
 
 
 def test_while_there_is_more_the_deadline_is_past():
@@ -448,3 +489,18 @@ def test_orders_for_an_update_that_never_ends_are_acted_upon_all_the_same(loop):
     for part in range(3):
         loop._update(Update(tuple(Order(VIP + part * 500 + n, ("a",)) for n in range(500)), more=True))
     assert len(loop._machine.report().addresses) == 1500
+
+
+def test_one_order_among_a_thousand_costs_one(loop, monkeypatch):
+    loop._update(Update(tuple(Order(VIP + number, ("a",)) for number in range(1000))))
+    taken: Counter[str] = Counter()
+    monkeypatch.setattr(Machine, "_take", counting(taken, "_take", Machine._take))
+    loop._update(Update((Order(VIP + 7, ("b", "a")),), (VIP + 8,)))
+    assert (taken["_take"], len(loop._machine.held), loop._orders, loop._ended) == (1, 999, {}, {})
+
+
+def test_what_ends_and_begins_again_in_parts_is_there(loop):
+    loop._update(Update((Order(VIP, ("a",)),), more=True))
+    loop._update(Update((), (VIP,), more=True))
+    loop._update(Update((Order(VIP, ("b", "a")),)))
+    assert set(loop._machine.held) == {VIP}

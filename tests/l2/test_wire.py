@@ -534,6 +534,27 @@ def test_a_death_s_dark_seconds_are_counted():
     assert counters.dark == pytest.approx(0.27)
 
 
+def test_changed_orders_leave_the_others_as_they_are():
+    bench = Bench(order(VIP), order("10.0.0.101"), order("10.0.0.102"))
+    out = bench.machine.change_orders([order("10.0.0.103"), order(VIP, "b")], [ip_address("10.0.0.101")], bench.now)
+    assert {packet.target[-1] for packet in gratuitous(out)} == {103}
+    states = {str(entry.address): entry.state for entry in bench.machine.report().addresses}
+    assert states == {VIP: State.YIELDING, "10.0.0.102": State.SPEAKING, "10.0.0.103": State.SPEAKING}
+
+
+def test_an_order_that_ended_twice_is_no_matter():
+    bench = Bench(order(VIP))
+    for _ in range(2):
+        assert not said(bench.machine.change_orders((), [ip_address(VIP)], bench.now))
+    assert not bench.machine.held
+
+
+def test_without_another_roll_the_roll_stays():
+    bench = Bench(order(VIP, "b", "a"), peers=(PEER,))
+    bench.machine.change_orders([order("10.0.0.101", "b", "a")], (), bench.now)
+    assert [peer.name for peer in bench.machine.report().peers] == ["b"]
+
+
 def test_of_one_that_was_never_heard_no_dark_seconds_are_counted():
     bench = Bench(order(VIP, "b", "a"), peers=(PEER,))
     bench.hear(packets.gratuitous(PEER_MAC, ip_address(VIP).packed)[0])
