@@ -98,7 +98,7 @@ def _begun(
         return "nobody else answers for it" if old is not None and old.state is State.ASKING else "first in the ranking"
     peer = peers.get(holder)
     if peer is None:
-        return f"node {holder} is not on the roll any more"
+        return f"{holder} is not on the roll"
     if peer.leaving:
         return f"handed over by {holder}: it leaves"
     if not peer.alive:

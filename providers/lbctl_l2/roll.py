@@ -10,11 +10,16 @@ node sends at most 200 frames a second however many there are.
 
 Which links are shared is known from the Leases: those with a network in common or, where one has no address, of the
 same name. A heartbeat of a known speaker that arrives elsewhere teaches us better: hosts of two subnets on one wire.
+
+A Lease comes later than the first heartbeat. A speaker of this cluster that is heard and not on the roll is a
+*newcomer* for a while: it is not watched, but it is no stranger either.
 """
 
 import math
 import struct
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from lbctl_l2.packets import BROADCAST, Beat, Drop, Flag, Kind, beat, down, fingerprint
 from lbctl_l2.values import IPNetwork, Link, Peer, PeerLink, Send, Timing
@@ -27,7 +32,25 @@ HELLOS = 3
 """Who has missed so many hellos is dead, where nobody watches it for me."""
 LATE = 1024
 """A heartbeat that is so many behind the last one may have been overtaken; one further behind was not (it wraps)."""
+MEETING = 10.0
+"""Seconds that a newcomer has to come onto the roll. Whoever has not by then is a stranger as any other."""
+MET = 64
+"""So many newcomers are remembered, the latest."""
 NEVER = math.inf
+
+
+class Newcomer(NamedTuple):
+    """A speaker that is not on the roll; `since` it was heard first in this life."""
+
+    node: bytes
+    life: bytes
+    unsettled: bool
+    since: float
+
+    @property
+    def name(self) -> str:
+        """For a holder that has no name here yet: no node's name has a space."""
+        return f"speaker {self.node.hex()}"
 
 
 class Ear:
@@ -84,6 +107,7 @@ class Roll:
         self._speakers: dict[str, Speaker] = {}
         self._by_node: dict[bytes, Speaker] = {}
         self._by_mac: dict[bytes, str] = {}
+        self._met: OrderedDict[bytes, Newcomer] = OrderedDict()
         self._links: dict[int, Link] = {}
         self._watchers: dict[int, tuple[Ear, ...]] = {}
         self._crowded: frozenset[int] = frozenset()
@@ -130,6 +154,11 @@ class Roll:
     def owner(self, mac: bytes) -> str | None:
         """The peer whose interface has this MAC."""
         return self._by_mac.get(mac)
+
+    def newcomer(self, mac: bytes, now: float) -> Newcomer | None:
+        """The speaker with this MAC that is not on the roll yet."""
+        found = None if mac in self._by_mac else self._met.get(mac)
+        return found if found is not None and now - found.since < MEETING else None
 
     @property
     def somebody(self) -> bool:
@@ -286,8 +315,11 @@ class Roll:
         if packet.cluster != self._cluster:
             return Drop.OTHER_CLUSTER
         speaker = self._by_node.get(packet.node)
+        if packet.node == self._node:
+            return Drop.NAMESAKE
         if speaker is None:
-            return Drop.NAMESAKE if packet.node == self._node else Drop.UNKNOWN_PEER
+            self._meet(packet, index, now)
+            return Drop.UNKNOWN_PEER
         if packet.kind is Kind.DOWN:
             self._hear_notice(packet, index, now)
         else:
@@ -308,6 +340,21 @@ class Roll:
         self._keep(ear, now)
         if packet.flags & Flag.PING:
             self._beat(self._links[index], ear, watch=ear in self._watchers[index])
+
+    def _meet(self, packet: Beat, index: int, now: float) -> None:
+        """Remember a newcomer, and let it know me if it asks. A notice says nothing of its sender's life."""
+        if packet.kind is not Kind.BEAT:
+            return
+        unsettled = bool(packet.flags & (Flag.UNSETTLED | Flag.LEAVING))
+        known = self._met.pop(packet.by, None)
+        again = known is None or (known.node, known.life) != (packet.node, packet.subject)
+        since = now if known is None or again else known.since
+        self._met[packet.by] = Newcomer(packet.node, packet.subject, unsettled, since)
+        if len(self._met) > MET:
+            self._met.popitem(last=False)
+        if packet.flags & Flag.PING:
+            link = self._links[index]
+            self._out(link, self._frame(link, packet.by, self.my_flags))
 
     def _learn_mac(self, ear: Ear, mac: bytes) -> None:
         if ear.learnt is not None:

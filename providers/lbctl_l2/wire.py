@@ -18,7 +18,8 @@ Dead means: unheard for `Timing.dead` on every link that can carry the address. 
 that others may have taken over: it is unsettled, and asks.
 
 Two whose orders differ may both think that they come first. That ends with the control plane's next word; until then,
-the one with the lesser fingerprint defers after its third defence.
+the one with the lesser fingerprint defers after its third defence. Of two that begin and are not on each other's roll
+yet it defers at once, and nobody is reported.
 """
 
 import heapq
@@ -49,7 +50,7 @@ from lbctl_l2.packets import (
     solicited_node,
     unsolicited,
 )
-from lbctl_l2.roll import Roll
+from lbctl_l2.roll import Newcomer, Roll
 from lbctl_l2.values import (
     AddressReport,
     Conflict,
@@ -763,7 +764,10 @@ class Machine:
     def _heed_probe(self, address: Address, here: Link, mac: bytes) -> None:
         """Two ask at the same time: the better one goes on. A stranger that wants it has as good a claim as I."""
         peer = self._roll.owner(mac)
-        if peer is None:
+        if (newcomer := self._roll.newcomer(mac, self._now)) is not None:
+            if address.state in TRYING and self._gives_way_to(newcomer):
+                self._wait(address, State.STANDBY, self._timing.again)
+        elif peer is None:
             if address.state is State.PROBING and here.index in address.links:
                 self._note_conflict(address, mac, here)
                 self._wait(address, State.DUPLICATE, self._timing.reprobe)
@@ -778,7 +782,9 @@ class Machine:
     def _claim(self, address: Address, mac: bytes, here: Link) -> None:
         """Somebody else says that it has the address: it announces it, or answers, or sends from it."""
         peer = self._roll.owner(mac)
-        if peer is None:
+        if (newcomer := self._roll.newcomer(mac, self._now)) is not None:
+            self._newcomer_claims(address, newcomer)
+        elif peer is None:
             self._stranger_claims(address, mac, here)
         elif address.state in ANSWERING:
             self._contend(address, peer)
@@ -796,6 +802,19 @@ class Machine:
             self._wait(address, State.DUPLICATE, self._timing.reprobe if probing else self._timing.again)
         elif address.state in ANSWERING:
             self._defend(address, self._timing.defend, stranger=True)
+
+    def _newcomer_claims(self, address: Address, newcomer: Newcomer) -> None:
+        """A speaker whose place nobody has told me yet. While it answers, nobody is needed."""
+        if address.state in TRYING or (address.state in ANSWERING and self._gives_way_to(newcomer)):
+            self._wait(address, State.STANDBY, self._timing.again)
+            self._learn_holder(address, newcomer.name)
+        elif address.state in ANSWERING:
+            self._defend(address, self._timing.contend, stranger=False)
+
+    def _gives_way_to(self, newcomer: Newcomer) -> bool:
+        """Never once I am settled; of two that begin the one with the lesser fingerprint does: both see that alike."""
+        unsettled = self._rank is not Rank.SETTLED
+        return unsettled and (not newcomer.unsettled or self._node < newcomer.node)
 
     def _hear_answer(self, address: Address, peer: str) -> None:
         """I was about to take it, and this speaker answers: it stays, or I take it from one who comes after me."""

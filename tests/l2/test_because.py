@@ -37,7 +37,7 @@ B = PeerReport("b", True, heard=99.9)
         (None, None, "first in the ranking"),
         (report(State.PROBING), None, "first in the ranking"),
         (report(State.ASKING), None, "nobody else answers for it"),
-        (report(State.STANDBY, "b"), None, "node b is not on the roll any more"),
+        (report(State.STANDBY, "b"), None, "b is not on the roll"),
         (report(State.STANDBY, "b"), replace(B, alive=False, heard=99.77), "node b silent 230 ms"),
         (report(State.STANDBY, "b"), replace(B, alive=False, heard=None), "node b never heard"),
         (report(State.STANDBY, "b"), replace(B, leaving=True), "handed over by b: it leaves"),

@@ -3,6 +3,7 @@
 import pytest
 
 from lbctl_l2.segment import Segment
+from lbctl_l2.values import Order
 
 VIP = "10.0.0.100"
 VIP6 = "fd00::100"
@@ -45,6 +46,34 @@ def test_a_client_that_knows_the_dead_ones_mac_learns_the_new_one():
     segment.kill("a")
     segment.run(1)
     assert set(client.cache.values()) == {segment.mac("b")}
+
+
+class Untold(Segment):
+    """Nobody is told of anybody, for now."""
+
+    def tell(self, *names: str) -> None:
+        """Later."""
+
+
+@pytest.mark.parametrize("late", [0.0, 0.05, 0.15, 0.25, 0.35, 1.0])
+@pytest.mark.parametrize("address", [VIP, VIP6])
+@pytest.mark.parametrize("names", ["ab", "ba"])
+def test_two_that_begin_before_they_know_each_other_take_no_offence(address, names, late):
+    segment = Untold()
+    segment.add(*names)
+    segment.kill(*names)
+    for name in names:
+        segment.nodes[name].told = ((Order(segment.address(address), (name,), probe=True),), ())
+    segment.start(names[0])
+    segment.at(segment.now + late, lambda: segment.start(names[1]))
+    segment.run(9)
+    assert [len(node.machine.report().conflicts) for node in segment.nodes.values()] == [0, 0]
+    assert len(segment.speakers(address)) == 1
+    segment.order(address, *names)
+    Segment.tell(segment)
+    segment.run(3)
+    assert [len(node.machine.report().conflicts) for node in segment.nodes.values()] == [0, 0]
+    assert len(segment.speakers(address)) == 1
 
 
 def test_one_lost_heartbeat_moves_nothing():

@@ -355,6 +355,49 @@ def test_a_stranger_s_claim_of_an_ipv6_address_is_defended_against(claim):
     assert len(gratuitous(bench.hear(claim))) == 1
 
 
+def met(number: int = 99, life: bytes = bytes(8), flags: int = packets.Flag.UNSETTLED) -> bytes:
+    """A heartbeat of a speaker that is on nobody's roll, from the host's MAC."""
+    cluster, node = packets.fingerprint("test", 4), packets.fingerprint("z", 8)
+    return packets.beat(HOST_MAC[:-1] + bytes([number]), packets.BROADCAST, cluster, node, life, flags, 1)
+
+
+def test_a_newcomer_that_asks_for_a_sign_of_life_gets_one_alone():
+    [out] = Bench(order()).hear(met(flags=packets.Flag.PING))
+    assert (packets.parse(out.frame).to, packets.parse(out.frame).flags & packets.Flag.PING) == (HOST_MAC, 0)
+
+
+def test_whoever_is_settled_gives_no_way_to_a_newcomer_and_reports_it_once_it_ought_to_be_known():
+    bench = Bench(order())
+    bench.run(20)
+    bench.hear(met(flags=0))
+    for _ in range(9):
+        assert bench.hear(CLAIM)
+        bench.run(1.0)
+        bench.hear(met(flags=0))
+    assert (bench.state(), bench.machine.report().conflicts) == (State.SPEAKING, ())
+    bench.run(1.1)
+    bench.hear(CLAIM)
+    assert [conflict.mac for conflict in bench.machine.report().conflicts] == [HOST_MAC]
+
+
+def test_a_newcomer_that_answers_is_left_the_address_and_asked_again():
+    bench = Bench(order(), settled=False)
+    bench.hear(met())
+    bench.hear(packets.arp_reply(HOST_MAC, ip_address(VIP).packed, MAC, bytes(4)))
+    assert (bench.state(), bench.machine.report().conflicts) == (State.STANDBY, ())
+    bench.run(1.01)
+    assert bench.state() is State.ASKING
+    bench.run(1.0)
+    assert bench.state() is State.SPEAKING
+
+
+def test_newcomers_cannot_make_us_grow():
+    bench = Bench(order())
+    for number in range(250):
+        bench.hear(met(number))
+    assert len(bench.machine._roll._met) == 64
+
+
 def test_strangers_cannot_make_the_conflicts_grow():
     bench = Bench(order())
     for n in range(1000):
