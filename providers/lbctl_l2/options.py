@@ -23,8 +23,8 @@ SETTINGS = (
             "labs)", "false", metavar="[true|false]"),
     Setting("drain-on", "when a node hands its addresses over: cordon, drain (cordoned and none of our Services' "
             "endpoints is left) or none", "drain", metavar="[cordon|drain|none]"),
-    Setting("garp-interval", "seconds between gratuitous announcements after the first five; 0 for none", "0",
-            metavar="SECONDS"),
+    Setting("garp-interval", "seconds between gratuitous announcements after the first five, 1.1 at least; 0 for none",
+            "0", metavar="SECONDS"),
 )  # fmt: skip
 """The flags of `lbctl speaker`."""
 

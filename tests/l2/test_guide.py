@@ -6,7 +6,8 @@ from pathlib import Path
 import msgspec
 import yaml
 
-from lbctl_l2 import allocation, annotations, crds
+from lbctl_l2 import allocation, annotations, crds, dataplane
+from lbctl_l2.packets import Drop
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "bare-metal.md").read_text()
 
@@ -30,6 +31,11 @@ def test_it_names_every_reason_of_a_refusal() -> None:
 def test_it_names_every_field_of_a_pool() -> None:
     fields = {field.encode_name for field in msgspec.structs.fields(crds._AddressPool)}
     assert fields <= set(re.findall(r"`(\w+)", GUIDE))
+
+
+def test_it_names_every_reason_for_a_dropped_frame() -> None:
+    reasons = set(re.findall(r'"([a-z]+(?:-[a-z]+)+)": self', Path(dataplane.__file__).read_text())) | set(Drop)
+    assert {"crowded-out", "netlink-overrun"} <= reasons <= set(re.findall(r"`([a-z0-9-]+)`", GUIDE))
 
 
 def test_it_names_our_annotations() -> None:
