@@ -103,7 +103,7 @@ class Backlog:
         self._all.reverse()
 
     def discard(self, address: Address) -> bool:
-        """Whether it waited; it does so no longer."""
+        """Whether it waited; it does so no longer. Of one that began after `add_all` it says yes."""
         waited = address in self._some or (bool(self._all) and address not in self._seen)
         self._some.pop(address, None)
         self._see(address)

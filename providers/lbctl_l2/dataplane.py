@@ -216,7 +216,9 @@ class Loop:
             self._use_links()
 
     def _use_links(self) -> None:
-        interfaces = self._follower.interfaces(self._excluded) if self._follower is not None else ()
+        if self._follower is None or not self._follower.knows:
+            return  # What was known goes on, until all are known again.
+        interfaces = self._follower.interfaces(self._excluded)
         links = netlink.links(interfaces, self._excluded)
         reasons = ((found.name, netlink.unusable(found, self._excluded)) for found in interfaces)
         self._unusable = {name: reason for name, reason in reasons if reason is not None}

@@ -247,6 +247,7 @@ class Follower:
         self._port = self._socket.getsockname()[0]
         self._table = Table()
         self._filling: Table | None = None
+        self._known = False
         self._sequence = 0
         self._again = False
         self.overruns = 0
@@ -261,6 +262,11 @@ class Follower:
     @property
     def dumping(self) -> bool:
         return self._filling is not None
+
+    @property
+    def knows(self) -> bool:
+        """Whether the first dump is complete: until then there seem to be no interfaces at all."""
+        return self._known
 
     def interfaces(self, excluded: Exclusion) -> tuple[Interface, ...]:
         """As last known, without the excluded ones."""
@@ -318,7 +324,7 @@ class Follower:
         if self._asked == _RTM_GETLINK:
             self._ask(_RTM_GETADDR, _ADDRESS.pack(0, 0, 0, 0, 0))
             return False
-        before, self._table, self._filling = self._table, self._filling, None
+        before, self._table, self._filling, self._known = self._table, self._filling, None, True
         self._table.unreadable += before.unreadable
         if self._again:
             self._again = False

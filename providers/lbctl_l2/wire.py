@@ -542,7 +542,7 @@ class Machine:
             if self._unplaced or not self._heap or self._heap[0][0] > self._now:
                 return
             due, _, address = heapq.heappop(self._heap)
-            if self._unjudged.discard(address):
+            if address.due == due and self._unjudged.discard(address):
                 self._see_to(address)
             if address.due == due:
                 address.due = NEVER

@@ -24,7 +24,7 @@ from lbctl_l2.wire import MOST_CONFLICTS, TURN, Link, Machine, Order, Out, Peer,
 if not hasattr(socket, "AF_PACKET"):
     pytest.skip("the speaker is Linux's", allow_module_level=True)
 
-from lbctl_l2.channel import LARGEST, Command, DataPlane, Line, Seen, Start, Update
+from lbctl_l2.channel import LARGEST, Command, DataPlane, Exclude, Line, Seen, Start, Update
 from lbctl_l2.dataplane import FRAMES, MOST_WAITING, Loop
 
 MAC, PEER_MAC, EVIL = (bytes((2, 0, 0, 0, 0, n)) for n in (1, 2, 66))
@@ -120,6 +120,17 @@ def test_a_backlog_is_as_a_plain_list_would_be(does):
             assert found in waiting if waiting else found is None
             waiting.discard(found)
         assert bool(backlog) or not waiting
+
+
+def test_what_was_withdrawn_is_not_announced_by_what_was_due_for_it():
+    node = Node(300)
+    node.run(0.5)
+    node.machine.change_orders((), [VIP], node.now)
+    node.now = 51.1
+    node.machine.set_links([msgspec.structs.replace(LINK, name="lan0")], node.now)
+    out = node.run(5.0)
+    assert len(node.machine.held) == node.machine._speaking == 299
+    assert VIP not in {send.announces for send in to_all(out)}
 
 
 def test_while_there_is_more_the_deadline_is_past():
@@ -504,3 +515,21 @@ def test_what_ends_and_begins_again_in_parts_is_there(loop):
     loop._update(Update((), (VIP,), more=True))
     loop._update(Update((Order(VIP, ("b", "a")),)))
     assert set(loop._machine.held) == {VIP}
+
+
+def test_another_list_of_exclusions_drops_no_link_while_interfaces_are_listed_anew(loop):
+    loop._links = (LINK,)
+    loop._exclude(Exclude(()))
+    assert (loop._follower.knows, loop._links) == (False, (LINK,))
+    loop._selector.unregister(loop._follower)
+    loop._follower.close()
+    loop._follower = None
+    loop._exclude(Exclude(("eth9",)))
+    assert (loop._links, loop._excluded.patterns) == ((LINK,), ("eth9",))
+
+
+def test_once_all_interfaces_are_listed_they_are_used(loop):
+    while not loop._follower.knows:
+        loop.turn()
+    loop._exclude(Exclude(("^nothing$",)))
+    assert loop._unusable["lo"].startswith("not-ethernet")
