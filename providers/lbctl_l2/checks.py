@@ -1,7 +1,8 @@
 """What keeps an address from being announced, whatever anybody wrote into a Service's status.  PURE.
 
-`speaker.py` asks before it gives any order, also one from its last state. Nobody's address but a pool's goes out: a
-status is a field that many may write, and one gratuitous ARP for the gateway's address is an outage of the segment.
+`announcer.py` asks before it gives any order, `speaker.py` before it takes up one of its last state. Nobody's address
+but a pool's goes out: a status is a field that many may write, and one gratuitous ARP for the gateway's address is an
+outage of the segment.
 """
 
 import struct

@@ -1,6 +1,6 @@
 """Who announces which address: a function of what all nodes can read, the same on every one of them.  PURE.
 
-`speaker.py` makes standing orders of it, `lbctl election` and `lbctl explain` show it, the controller says with it why
+`announcer.py` makes standing orders of it, `lbctl election` and `lbctl explain` show it, the controller says by it why
 nobody announces. A node's own history is no input: who holds an address, since when, and to whom it gives it away
 stand in the node Leases (`leases.py`). Nobody waits for an election: the data planes go by the last ranking.
 
@@ -186,7 +186,7 @@ class Rank(IntEnum):
 REASONS = {
     "no-speaker": "no speaker runs there (its Lease is missing, given back, or ran out long ago): see the DaemonSet",
     "excluded": "the label node.kubernetes.io/exclude-from-external-load-balancers keeps it out, or it is going away: "
-    "take the label off, or run the speakers with --ignore-exclude-lb",
+    "take the label off, or run the speakers with --ignore-exclude-lb=true",
     "network-unavailable": "its condition NetworkUnavailable is True: see the network plugin",
     "no-pool": "the address lies in no pool that is served there (of one that cannot be read, it may not know the last "
     "good version): see lbctl pools",

@@ -11,6 +11,9 @@ from lbctl_l2.exclusions import Exclusions
 from lbctl_l2.leases import DrainOn
 from lbctl_l2.netlink import EXCLUDED
 
+LONGEST = 86_400
+"""Seconds of the longest time that a setting may say."""
+
 SETTINGS = (
     Setting("node-name", "this node's name in Kubernetes", env=("NODE_NAME",), required=True, metavar="NAME"),
     Setting("state-file", "where the last state is kept, for a start without the API server; empty for nowhere",
@@ -48,10 +51,25 @@ def options(settings: Mapping[str, str]) -> Options:
         raise SettingsError("no node is named: give --node-name NAME, or set NODE_NAME to the Pod's spec.nodeName")
     if said["drain-on"] not in get_args(DrainOn):
         raise SettingsError(f"--drain-on is {said['drain-on']!r}: it must be one of {', '.join(get_args(DrainOn))}")
+    if said["ignore-exclude-lb"] not in ("true", "false"):
+        raise SettingsError(f"--ignore-exclude-lb is {said['ignore-exclude-lb']!r}: it must be true or false")
+    settle, periodic = (_seconds(name, said[name]) for name in ("settle", "garp-interval"))
     try:
-        return Options(
-            said["node-name"], Exclusions(said["exclude-interfaces"]), said["state-file"], float(said["settle"]),
-            said["ignore-exclude-lb"] == "true", cast("DrainOn", said["drain-on"]), float(said["garp-interval"]),
-        )  # fmt: skip
+        exclusions = Exclusions(said["exclude-interfaces"])
     except ValueError as error:
-        raise SettingsError(f"a setting of the speaker cannot be read: {error}") from error
+        raise SettingsError(f"--exclude-interfaces cannot be read: {error}") from error
+    return Options(
+        said["node-name"], exclusions, said["state-file"], settle, said["ignore-exclude-lb"] == "true",
+        cast("DrainOn", said["drain-on"]), periodic,
+    )  # fmt: skip
+
+
+def _seconds(name: str, said: str) -> float:
+    """A time that clocks can count to: no other would ever come, or the one after next would be now."""
+    try:
+        seconds = float(said)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= LONGEST:
+        raise SettingsError(f"--{name} is {said!r}: give a number of seconds, from 0 to {LONGEST}")
+    return seconds

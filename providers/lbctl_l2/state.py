@@ -1,6 +1,6 @@
 """What a speaker knew last, in a file on its node: it announces by that when it starts and the API server is away.
 
-Written by `speaker.py` when something changed, read once, at its start. The file is replaced as a whole, so that a
+Written by `keeper.py` when something changed, read once, at its start. The file is replaced as a whole, so that a
 crash in the middle leaves the old one; one that cannot be read is as good as none. It says nothing secret.
 """
 

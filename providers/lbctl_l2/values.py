@@ -1,8 +1,8 @@
 """What goes in and out of the bare-metal data plane: links, peers, standing orders, times, frames, reports.  PURE.
 
-Control (`speaker.py`) makes orders of them, `channel.py` carries them to the data plane, `wire.py` lives by them and
-re-exports them. All times are seconds of one monotonic clock (CLOCK_MONOTONIC: control and data plane of a node share
-it, so control can say a time of a `Report` on the wall).
+Control (`announcer.py`) makes orders of them, `channel.py` carries them to the data plane, `wire.py` lives by them and
+re-exports them. All times are seconds of one monotonic clock (`channel.clock`, which control and data plane of a node
+share, so that control can say a time of a `Report` on the wall).
 
 The values go through msgspec: encode with `enc_hook=str`, decode with `dec_hook=revive`.
 """

@@ -813,8 +813,9 @@ class Machine:
 
     def _gives_way_to(self, newcomer: Newcomer) -> bool:
         """Never once I am settled; of two that begin the one with the lesser fingerprint does: both see that alike."""
-        unsettled = self._rank is not Rank.SETTLED
-        return unsettled and (not newcomer.unsettled or self._node < newcomer.node)
+        if self._rank is Rank.UNSETTLED:
+            return not newcomer.unsettled or self._node < newcomer.node
+        return self._rank is Rank.LEAVING
 
     def _hear_answer(self, address: Address, peer: str) -> None:
         """I was about to take it, and this speaker answers: it stays, or I take it from one who comes after me."""

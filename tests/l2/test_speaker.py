@@ -588,7 +588,9 @@ def test_a_stranger_that_claims_an_address_is_told(kube, house):
     [
         ({"node-name": ""}, "--node-name"),
         ({"drain-on": "never"}, "--drain-on"),
-        ({"settle": "soon"}, "cannot be read"),
+        *(({name: text}, f"--{name} is '{text}': give a number of seconds")
+          for name in ("settle", "garp-interval") for text in ("soon", "-1", "nan", "inf")),
+        ({"ignore-exclude-lb": "yes"}, "must be true or false"),
         ({"exclude-interfaces": "("}, "not a regular expression"),
     ],
 )
