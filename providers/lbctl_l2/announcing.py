@@ -14,7 +14,7 @@ from lbctl.cluster import Kubernetes, Object
 from lbctl.model import DEGRADED, SERVING, Ingress, IPAddress, LoadBalancer, Node, Note, Owner
 from lbctl.provider import Scope
 from lbctl_l2 import election, leases, members
-from lbctl_l2.crds import Supply
+from lbctl_l2.crds import Problem, Supply
 from lbctl_l2.election import Claim, Roll, Verdict
 from lbctl_l2.leases import Facts, Said
 from lbctl_l2.pool import Outcome
@@ -47,6 +47,7 @@ class Announcing:
         self._said: Mapping[str, Said] = {}
         self._roll = Roll((), (), str)
         self._verdicts: dict[object, tuple[Verdict, ...]] = {}
+        self._surely: Mapping[IPAddress, str] = {}
         if self._watch is not None:
             kubernetes.follow(self._watch, self._hear)
 
@@ -78,10 +79,15 @@ class Announcing:
         facts = next((item.facts for item in self._said.values()), Facts(""))
         found = members.members(nodes, self._said, members.by_clock(scope.at), "none", ())
         self._roll = Roll(found, supply.advertisements, supply.pool_of, facts.ignores_exclusion)
+        # Of what cannot be read the speakers may know a good version that this controller has never seen.
+        living = (member for member in found if member.alive)
+        self._surely = election.holders(living) if any(map(_is_unreadable, supply.problems)) else {}
         self._networks = sorted({n for m in found for link in m.links or () for n in link.networks}, key=str)
 
     def _nobody(self, load_balancer: LoadBalancer, address: IPAddress) -> Iterator[Note]:
         """`no-announcer`, with each node's reason, if there is nobody who may."""
+        if address in self._surely:
+            return
         published = msgspec.structs.replace(load_balancer, status=(Ingress(ip=str(address)),))
         for claim in election.claims(published):
             verdicts = self._judged(claim)
@@ -129,6 +135,10 @@ class Announcing:
         self._again(None)
 
 
+def _is_unreadable(problem: Problem) -> bool:
+    return not problem.served and problem.reason in ("invalid-pool", "overlapping-pool", "invalid-advertisement")
+
+
 def _same(one: tuple[Supply, tuple[Node, ...]], other: tuple[Supply, tuple[Node, ...]]) -> bool:
     return one[0] is other[0] and one[1] is other[1]
 
@@ -140,7 +150,7 @@ def _matter(lease: Object | None) -> object:
         return None
     facts = said.facts
     conflicts = frozenset((c.address, c.mac, c.link) for c in facts.conflicts)
-    return said.held, facts.links, conflicts, facts.problems, facts.ignores_exclusion
+    return said.held, facts.links, conflicts, facts.problems, facts.ignores_exclusion, facts.last_good
 
 
 def _complaints(node: str, facts: Facts, now: datetime) -> Iterator[tuple[str, str, str]]:

@@ -5,6 +5,8 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address, ip_network
 from typing import Any
 
+import pytest
+
 from lbctl.cluster import NoKubernetes, Object, Watch
 from lbctl.model import Endpoints, LoadBalancer, Node, Note, Owner, Port
 from lbctl.provider import Scope
@@ -22,10 +24,11 @@ SUPPLY = crds.supply([(crds.ADDRESS_POOLS, Object("lab", spec={"addresses": ["19
                       (crds.L2_ADVERTISEMENTS, Object("all"))])  # fmt: skip
 
 
-def lease(node: str, *, age: float = 1, held: bool = True, **facts: Any) -> Object:
+def lease(node: str, *vips: Any, age: float = 1, held: bool = True, **facts: Any) -> Object:
     said = Facts(node, settled=True, **{"links": (LINK,), **facts})
     spec = {"holderIdentity": node if held else "", "renewTime": leases.micro(NOW - timedelta(seconds=age))}
-    return Object(leases.name(node), "home", version="1", annotations=leases.encode(said, {}), spec=spec)
+    told = leases.encode(said, dict.fromkeys(vips, 7))
+    return Object(leases.name(node), "home", version="1", annotations=told, spec=spec)
 
 
 class Cluster(NoKubernetes):
@@ -40,11 +43,13 @@ class Cluster(NoKubernetes):
         self.told = told
 
 
-def notes(*found: Object, nodes: tuple[Node, ...] = NODES, home: str = "home", **rest: Any) -> list[Note]:
+def notes(
+    *found: Object, nodes: tuple[Node, ...] = NODES, home: str = "home", supply: crds.Supply = SUPPLY, **rest: Any
+) -> list[Note]:
     announcing = Announcing(Cluster(*found), {"home": home}, lambda _owners: None)
     lb = LoadBalancer(WEB, ports=(Port(80),), **rest)
     scope = Scope(NOW, load_balancers=(lb,))
-    return list(announcing.notes(scope, {WEB: Outcome(WEB, (VIP,), ("lab",))}, SUPPLY, nodes))
+    return list(announcing.notes(scope, {WEB: Outcome(WEB, (VIP,), ("lab",))}, supply, nodes))
 
 
 def test_where_a_node_may_announce_there_is_nothing_to_tell() -> None:
@@ -56,6 +61,17 @@ def test_where_nobody_may_each_nodes_reason_is_told() -> None:
     [note] = notes(lease("node-1", held=False))
     assert (note.condition, note.reason) == ("lbctl.io/Serving", "no-announcer")
     assert note.message.startswith("nobody announces 192.0.2.7: node-1, node-2: no-speaker: ")
+
+
+@pytest.mark.parametrize("wrong", ["addresspools", "l2advertisements"])
+def test_where_speakers_know_a_good_version_that_the_controller_never_saw_nobody_is_missed(wrong: str) -> None:
+    pool, advert = Object("lab", spec={"addresses": ["192.0.2.0/24"]}), Object("all")
+    bad = Object("lab", spec={"wrong": 1})
+    supply = crds.supply([(crds.ADDRESS_POOLS, bad if wrong == "addresspools" else pool),
+                          (crds.L2_ADVERTISEMENTS, bad if wrong == "l2advertisements" else advert)])  # fmt: skip
+    assert notes(lease("node-1", VIP), supply=supply) == []
+    assert [note.reason for note in notes(lease("node-1"), supply=supply)] == ["no-announcer"]
+    assert [note.reason for note in notes(lease("node-1", VIP, age=100), supply=supply)] == ["no-announcer"]
 
 
 def test_excluded_nodes_are_told_with_the_way_out() -> None:
