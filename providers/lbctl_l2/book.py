@@ -112,6 +112,8 @@ class Book:
         self.unknown: tuple[str, ...] = ()
         self.stuck: set[Owner] = set()
         """Who was refused, and nothing has happened since that could help: a cache, nothing follows from it."""
+        self.bereft: set[Owner] = set()
+        """Who lost an address that its status still holds, since somebody emptied this."""
         self._claimants: dict[IPAddress, set[Owner]] = {}
         self._foreign: dict[IPAddress, set[Owner]] = {}
         self._claims: dict[Owner, tuple[frozenset[IPAddress], frozenset[IPAddress]]] = {}
@@ -279,6 +281,7 @@ class Book:
         now = _NOBODY.joined(*keepers([self.requests[owner] for owner in claimants])) if claimants else _NOBODY
         self._become(address, before, now)
         changed = before.owners ^ now.owners
+        self.bereft |= (before.owners - now.owners) & claimants
         self._unseen.update(changed & claimants)
 
     def _become(self, address: IPAddress, before: _Entry, now: _Entry) -> None:

@@ -229,16 +229,10 @@ class Ledger:
         self._silence(lb, held)
 
     def _silence(self, lb: LoadBalancer, held: tuple[IPAddress, ...]) -> None:
-        """It keeps what it has, unless that is an older one's, and asks for nothing more."""
-        try:
-            self.book.put(msgspec.structs.replace(annotations.holder(lb), held=held))
-        except Refused:
-            # Nobody knows whom it shares with: whatever is in its status is taken.
-            self.book.remove(lb.owner)
-            self._claim(lb.owner, lb.external_ips, held)
-        else:
-            self.silent.add(lb.owner)
-            self._claim(lb.owner, lb.external_ips)
+        """It keeps what it has, unless that is another's, and asks for nothing more."""
+        self.book.put(msgspec.structs.replace(annotations.holder(lb), held=held))
+        self.silent.add(lb.owner)
+        self._claim(lb.owner, lb.external_ips)
 
     def _claim(self, owner: Owner, external: Iterable[IPAddress], published: Iterable[IPAddress] = ()) -> None:
         (self.external.add if external else self.external.discard)(owner)

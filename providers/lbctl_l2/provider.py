@@ -60,6 +60,7 @@ class AddressProvider:
         kept = {owner: own for owner in ledger.silent if owner in found and (own := self._kept(owner)) is not None}
         refused = {owner: no for owner, no in ledger.refused.items() if scope.covers(owner)}
         self._remember_waiting(scope, outcomes)
+        self._look_at_bereft(scope)
         resources = tuple(
             _resource(owner, held)
             for owner in (ledger.book.requests if scope.owners is None else sorted(scope.owners))
@@ -158,8 +159,19 @@ class AddressProvider:
 
     def _remember_waiting(self, scope: Scope, outcomes: Mapping[Owner, Outcome]) -> None:
         stays = (owner for owner in self._waiting if not scope.covers(owner))
-        refused = (owner for owner, outcome in outcomes.items() if outcome.refusal is not None)
-        self._waiting = frozenset((*stays, *refused))
+        asks = self._ledger.book.requests
+        lacking = (
+            owner for owner, outcome in outcomes.items()
+            if outcome.refusal is not None or len(outcome.addresses) < len(asks[owner].families)
+        )
+        self._waiting = frozenset((*stays, *lacking))
+
+    def _look_at_bereft(self, scope: Scope) -> None:
+        """Sharers parted, or an older holder appeared: whoever lost its address by that is to get another one."""
+        bereft = {owner for owner in self._ledger.book.bereft if not scope.covers(owner)}
+        self._ledger.book.bereft.clear()
+        if bereft:
+            self._again(bereft)
 
     def _conflicting(self) -> tuple[Note, ...]:
         """externalIPs that name addresses of our pools. Whom we do not serve gets no condition, but an Event."""

@@ -338,6 +338,49 @@ def test_who_is_refused_shares_as_before() -> None:
     assert (stage.given(), stage.look()[0].keeps) == ({"a/good": ["192.0.2.0"]}, {})
 
 
+def test_who_contradicts_itself_about_the_key_stays_with_who_says_one_of_them_and_counts() -> None:
+    stage = Stage("192.0.2.0/31")
+    torn = {"lbctl.io/allow-shared-ip": "k", "metallb.io/allow-shared-ip": "j"}
+    stage.put(lb("a/torn", "192.0.2.0", age=9, annotations=torn))
+    shares = {"lbctl.io/allow-shared-ip": "k"}
+    stage.put(msgspec.structs.replace(lb("a/good", "192.0.2.0", annotations=shares), ports=(Port(81),)))
+    assert (stage.given(), stage.look()[0].keeps) == ({"a/good": ["192.0.2.0"]}, {})
+    assert stage.refusals() == {"a/torn": "sharing-key-conflict"}
+    assert stage.provider._ledger.book.usage(START)["default"].services == 2
+
+
+def test_who_has_one_family_of_two_is_woken_when_an_address_of_the_other_is_free() -> None:
+    stage = Stage("192.0.2.0/31,2001:db8::7")
+    stage.put(six := lb("a/six", "2001:db8::7", ip_families=("IPv6",)))
+    stage.cluster.tell(six)
+    both = {"ip_families": ("IPv4", "IPv6"), "ip_family_policy": "PreferDualStack"}
+    stage.put(two := lb("a/two", "192.0.2.0", **both))
+    stage.cluster.tell(two)
+    assert stage.given("a/two") == {"a/two": ["192.0.2.0"]}
+    stage.again.clear()
+    stage.drop("a/six")
+    stage.cluster.tell(six, gone=True)
+    assert "a/two" in stage.again[0]
+    assert stage.given("a/two") == {"a/two": ["192.0.2.0", "2001:db8::7"]}
+    stage.again.clear()
+    stage.cluster.tell(msgspec.structs.replace(six, labels={"edited": "yes"}))
+    assert "a/two" not in stage.again[-1]
+
+
+def test_who_loses_an_address_because_an_older_sharer_parted_is_looked_at_next() -> None:
+    stage = Stage("192.0.2.0/31")
+    shares = {"metallb.io/allow-shared-ip": "k"}
+    stage.put(old := lb("a/old", "192.0.2.0", age=9, annotations=shares))
+    stage.put(msgspec.structs.replace(lb("a/new", "192.0.2.0", annotations=shares), ports=(Port(81),)))
+    stage.look()
+    stage.put(msgspec.structs.replace(old, annotations={}))
+    stage.again.clear()
+    assert stage.given("a/old") == {"a/old": ["192.0.2.0"]}
+    assert stage.again == [{"a/new"}]
+    assert stage.given("a/new") == {"a/new": ["192.0.2.1"]}
+    assert stage.again == [{"a/new"}]
+
+
 def test_a_strangers_address_is_taken_and_free_again_when_it_goes() -> None:
     stage = Stage("192.0.2.7")
     stage.look()
