@@ -8,6 +8,8 @@ failing call holds up its own lane and nobody else's. Three things connect lanes
 - Steps of one document that are ready together reach the provider together; a batch closes when nothing in flight
   feeds it any more, or `DOCUMENT_WAIT` after its first part. A batch that is refused whole is halved until the
   culprit stands alone.
+- Steps of the streamed kind (the statuses) are all carried out by one thread, for as long as there are any, and so are
+  local ones: whoever comes to one meanwhile leaves its lane there and goes on with another.
 - Shared things go only when nothing else is in flight and nothing was started since: who knows who needs them now.
 
 Nothing here sleeps. "Not ready yet" ends the lane with `Retry`, and the lane is free until then.
@@ -15,8 +17,8 @@ Nothing here sleeps. "Not ready yet" ends the lane with `Retry`, and the lane is
 
 import logging
 import threading
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from queue import SimpleQueue
 from typing import Any, Literal
 
@@ -36,6 +38,7 @@ NOT_LEADER = "not-leader"
 
 Answer = Resource | Exception | None
 Carrier = Callable[[Sequence[Change]], Sequence[Answer]]
+Bringer = Callable[[Iterator[Change | None], Callable[[Owner, Answer], None]], None]
 Document = tuple[str, Any]
 
 _PARKED = LbctlError("somebody else will wake this lane")
@@ -77,6 +80,33 @@ class _Lane:
     @property
     def applied(self) -> tuple[Change, ...]:
         return self.all[: self.done]
+
+
+class _Stream:
+    """Lanes on their way through steps that one thread takes for all. That takes them out; any may leave some here."""
+
+    def __init__(self) -> None:
+        self._lanes: deque[_Lane] = deque()
+        self._lock = threading.Lock()
+        self._carried = False
+
+    def join(self, lanes: Sequence[_Lane]) -> bool:
+        """Leave them here. True: nobody carries yet, and it is for the caller to see to that."""
+        with self._lock:
+            self._lanes.extend(lanes)
+            begins, self._carried = not self._carried, True
+        return begins
+
+    def take(self) -> _Lane | None:
+        """The next lane, or None if there is none right now."""
+        with self._lock:
+            return self._lanes.popleft() if self._lanes else None
+
+    def leave(self) -> bool:
+        """Did whoever carries find it empty, and may go? The next to come begins again."""
+        with self._lock:
+            self._carried = bool(self._lanes)
+            return not self._carried
 
 
 class _Crew:
@@ -130,6 +160,7 @@ class Lanes:
     """Everything that is in flight. Safe to use from several threads.
 
     carry     carries out steps: `Stack.apply`
+    bring     carries out the steps of the streamed kind: `Stack.bring`
     landed    told of each lane that ends, on the lane's thread, once `busy` no longer names it
     may_write asked right before every write: False ends the lane (the lease is lost)
     stepped   told of each step that is done, for progress and logs
@@ -140,6 +171,7 @@ class Lanes:
         carry: Carrier,
         kinds: Sequence[Kind],
         *,
+        bring: Bringer | None = None,
         landed: Callable[[Result], None] = lambda _result: None,
         stepped: Callable[[Change], None] = lambda _change: None,
         may_write: Callable[[], bool] = lambda: True,
@@ -147,6 +179,9 @@ class Lanes:
     ) -> None:
         self._carry, self._landed, self._stepped, self._may_write = carry, landed, stepped, may_write
         self._documents = {kind.name: kind.document for kind in kinds if kind.document}
+        self._bring, self._stream = bring, _Stream()
+        self._streamed = next((kind.name for kind in kinds if kind.streamed and bring is not None), None)
+        self._local = {kind.name for kind in kinds if kind.local and self._streamed is not None}
         self._crew = _Crew(workers)
         self._lock = threading.Condition()
         self._lanes: dict[Owner, _Lane] = {}
@@ -220,20 +255,34 @@ class Lanes:
     # -- a lane's life ------------------------------------------------------------------------------------------
 
     def _run(self, lane: _Lane) -> None:
-        """Take steps until the lane ends, waits for another, or joins a batch."""
+        """Take steps for as long as this thread may."""
+        if self._advance(lane) and self._stream.join([lane]):
+            self._carry_stream()
+
+    def _advance(self, lane: _Lane, *, locally: bool = False) -> bool:
+        """Take steps until the lane ends, waits for another, or joins a batch; True: the next one is the stream's.
+
+        `locally`: on the stream's thread, which makes no calls.
+        """
         while (step := lane.next) is not None:
             obstacle = self._obstacle(lane, step)
             if obstacle is _PARKED:
-                return
+                return False
             if obstacle is not None:
                 self._land(lane, obstacle)
-                return
+                return False
             if step.kind in self._documents:
                 self._join(lane)
-                return
+                return False
+            if step.kind == self._streamed:
+                return True
+            if locally and step.kind not in self._local:
+                self._crew.submit(self._run, lane)
+                return False
             if not self._settle(lane, self._carry_out([step])):
-                return
+                return False
         self._land(lane, None)
+        return False
 
     def _obstacle(self, lane: _Lane, step: Change) -> LbctlError | None:
         """Why the step cannot be carried out now: an error, or `_PARKED` if somebody will wake the lane."""
@@ -311,16 +360,22 @@ class Lanes:
             log.exception("a listener of the lanes raised")
 
     def _wake(self, lanes: Sequence[_Lane]) -> None:
+        """Have them go on. Those whose next step is no call are no work for many threads."""
+        local: list[_Lane] = []
         for lane in lanes:
-            self._crew.submit(self._run, lane)
+            if lane.next and lane.next.kind in self._local:
+                local.append(lane)
+            else:
+                self._crew.submit(self._run, lane)
+        if local and self._stream.join(local):
+            self._crew.submit(self._carry_stream)
 
     # -- steps --------------------------------------------------------------------------------------------------
 
     def _carry_out(self, steps: Sequence[Change]) -> list[Answer]:
         """One answer each. The only broad catch: a plugin's fault is its owner's failure, never the controller's."""
         if not self._may_write():
-            no = Retry(0.0, "no longer the leader: nothing more is written", reason=NOT_LEADER)
-            return [no] * len(steps)
+            return [_not_leader()] * len(steps)
         try:
             answers = list(self._carry([self._resolved(step) for step in steps]))
         except Exception as error:  # noqa: BLE001
@@ -336,6 +391,41 @@ class Lanes:
         with self._lock:
             fields = resolve(step.after.fields, self._known)
         return msgspec.structs.replace(step, after=msgspec.structs.replace(step.after, fields=fields))
+
+    # -- the stream ---------------------------------------------------------------------------------------------
+
+    def _carry_stream(self) -> None:
+        """Carry out what has come, and what comes meanwhile, until there is nothing left."""
+        assert self._bring is not None
+        flying: dict[Owner, _Lane] = {}
+
+        def answered(owner: Owner, answer: Answer) -> None:
+            lane = flying.pop(owner)
+            if self._settle(lane, [answer]):
+                self._wake([lane]) if lane.next else self._land(lane, None)
+
+        while not self._stream.leave():
+            fault: Exception = LbctlError(f"a {self._streamed} was left without an answer", reason="plugin-fault")
+            try:
+                self._bring(self._taken(flying), answered)
+            except Exception as error:  # noqa: BLE001
+                fault = error
+                if not flying and (lane := self._stream.take()) is not None:
+                    flying[lane.owner] = lane
+            while flying:
+                self._land(flying.popitem()[1], fault)
+
+    def _taken(self, flying: dict[Owner, _Lane]) -> Iterator[Change | None]:
+        """The streamed step of each lane that has come; None while there is none."""
+        while True:
+            if (lane := self._stream.take()) is None:
+                yield None
+            elif self._advance(lane, locally=True):
+                if self._may_write():
+                    flying[lane.owner] = lane
+                    yield self._resolved(lane.steps[0])
+                else:
+                    self._land(lane, _not_leader())
 
     # -- documents ----------------------------------------------------------------------------------------------
 
@@ -414,6 +504,10 @@ class Lanes:
             return self._halving(lanes[:half], parts[:half]) + self._halving(lanes[half:], parts[half:])
         rest = iter(answers)
         return [[next(rest) for _ in steps] for steps in parts]
+
+
+def _not_leader() -> Retry:
+    return Retry(0.0, "no longer the leader: nothing more is written", reason=NOT_LEADER)
 
 
 def _result(lane: _Lane, error: Exception | None) -> Result:

@@ -27,6 +27,9 @@ class Kind(msgspec.Struct, frozen=True, gc=False):
     document    the field that names the document it is a part of; changes to one document are applied together
     event       the reason of the one Event that tells of its creation (with its `because`), instead of Kubernetes'
                 life cycle of a cloud's load balancer; `failure` likewise where its Service is refused
+    streamed    one thread carries out the steps of all lanes that come to one, as they come (`provider.Streaming`);
+                one kind of a stack at most
+    local       to apply it takes a note in memory, and makes no call
     """
 
     name: str
@@ -35,6 +38,8 @@ class Kind(msgspec.Struct, frozen=True, gc=False):
     document: str | None = None
     event: str = ""
     failure: str = ""
+    streamed: bool = False
+    local: bool = False
 
 
 class FieldDiff(msgspec.Struct, frozen=True, gc=False):

@@ -6,7 +6,7 @@ because the clouds' SDKs are; the shell owns the threads, and calls `apply` from
 """
 
 import threading
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -15,6 +15,9 @@ import msgspec
 from lbctl.cluster import Kubernetes, NoKubernetes, Watch
 from lbctl.model import Ingress, Key, LoadBalancer, Node, Note, Owner, Ref, Refusal, Resource
 from lbctl.plan import Change, Kind
+
+Answered = Callable[[Owner, Resource | Exception | None], None]
+"""Told how one step ended, by its owner: what `Provider.apply` would have answered."""
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -114,6 +117,18 @@ class Provider(Protocol):
         an error    `Retry`, `Refused`, `NotOurs`, `Unavailable`: it did not (or may not) happen
 
         Safe to repeat. Never sleeps, never re-decides. Refs in `change.after` are already filled in.
+        """
+        ...
+
+
+class Streaming(Protocol):
+    """What a provider of `Kind.streamed` has besides: thousands of small writes, and one thread that makes them."""
+
+    def bring(self, changes: Iterator[Change | None], answered: Answered) -> None:
+        """Carry out as many changes as come, one of an owner at a time, and tell of each as soon as it ended.
+
+        They are drawn as there is room for more. None says that there is none right now: while something is on its way
+        it is worth asking again in a moment, else this is the end. What it raises is the answer to whatever has none.
         """
         ...
 

@@ -66,8 +66,9 @@ class Reconciler:
         self._on_landed = landed
         self._results: dict[Owner, Result] | None = None
         self.lanes = Lanes(
-            stack.apply, stack.kinds, landed=self._land, stepped=stepped, may_write=may_write, workers=workers
-        )
+            stack.apply, stack.kinds, bring=stack.bring, landed=self._land, stepped=stepped, may_write=may_write,
+            workers=workers,
+        )  # fmt: skip
 
     def plan(self, owners: frozenset[Owner] | None = None, *, fresh: bool = True) -> Plan:
         """What has to change for these owners, or for everybody. Writes nothing. Raises what `observe` raises."""

@@ -5,14 +5,15 @@ outputs. So there is no publish step and no finalizer code anywhere else: a new 
 create …, create status`, and its deletion is that list backwards.
 """
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
+from typing import cast
 
 import msgspec
 
 from lbctl.model import LoadBalancer, Note, Owner, Ref, Refusal, Resource
 from lbctl.plan import Change, Kind, Plan, diff
-from lbctl.provider import Desired, Observation, Provider, Scope
+from lbctl.provider import Answered, Desired, Observation, Provider, Scope, Streaming
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -68,6 +69,11 @@ class Stack:
     def apply(self, changes: Sequence[Change]) -> Sequence[Resource | Exception | None]:
         """Carried out by the part whose kind it is. Several changes are always of one kind (one document)."""
         return self._part_of[changes[0].kind].apply(changes)
+
+    def bring(self, changes: Iterator[Change | None], answered: Answered) -> None:
+        """Carried out as they come, by the part whose streamed kind they are."""
+        kind = next(kind.name for kind in self.kinds if kind.streamed)
+        cast("Streaming", self._part_of[kind]).bring(changes, answered)
 
     def _outcome(self, load_balancers: Sequence[LoadBalancer], cloud: Desired, scope: Scope) -> Outcome:
         refused = {refusal.owner: refusal for refusal in (*cloud.refused, *scope.refused)}

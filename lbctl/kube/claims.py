@@ -5,13 +5,13 @@ only the store. Writes one PATCH of the `status` subresource, which may change m
 merge patch, so that others' finalizers survive whatever happens at the same moment.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from lbctl.errors import LbctlError, Retry
 from lbctl.kube import conditions, read
-from lbctl.kube.client import STRATEGIC, Client, Invalid, NotFound, as_retry
+from lbctl.kube.client import Client, Invalid, NotFound, Patch, as_retry
 from lbctl.kube.objects import SERVICES, Service, decode, decoder, key, stamped
 from lbctl.kube.store import Store
 from lbctl.model import READY, Ingress, LoadBalancer, Owner, Resource
@@ -41,13 +41,47 @@ class Writer:
 
     def patch(self, service: Service, body: Mapping[str, Any]) -> Service:
         """The Service as it is now. The UID goes along: a namesake that was made meanwhile is not touched."""
-        metadata = service.metadata
-        path = SERVICES.path(metadata.namespace, metadata.name, "status")
-        same = {"uid": metadata.uid} if metadata.uid else {}
-        guarded = {**body, "metadata": {**body.get("metadata", {}), **same}}
         with self._services.writing(key(service), news=_somebody_else_too) as answered:
-            written = self._read(self._client.request("PATCH", path, guarded, STRATEGIC), key(service))
+            path, guarded, kind = _guarded(service, body)
+            written = self._read(self._client.request("PATCH", path, guarded, kind), key(service))
             answered(written)
+        return written
+
+    def patch_all(
+        self, patches: Iterator[tuple[Service, Mapping[str, Any]] | None], at_once: int
+    ) -> Generator[tuple[Service, Service | LbctlError], None, None]:
+        """As many as come: (the Service as it was given, as it is now or why it was not written), as answers come."""
+        flying: dict[int, Service] = {}
+        try:
+            for number, answer in self._client.patch_all(self._begun(patches, flying), at_once):
+                service = flying.pop(number)
+                yield service, self._ended(service, answer)
+        finally:
+            for service in flying.values():
+                self._services.wrote(key(service), None)
+
+    def _begun(
+        self, patches: Iterator[tuple[Service, Mapping[str, Any]] | None], flying: dict[int, Service]
+    ) -> Iterator[Patch | None]:
+        number = 0
+        for patch in patches:
+            if patch is None:
+                yield None
+                continue
+            service, body = patch
+            self._services.expect(key(service))
+            flying[number] = service
+            number += 1
+            yield _guarded(service, body)
+
+    def _ended(self, service: Service, answer: bytes | LbctlError) -> Service | LbctlError:
+        written: Service | LbctlError
+        try:
+            written = answer if isinstance(answer, LbctlError) else self._read(answer, key(service))
+        except LbctlError as unreadable:
+            written = unreadable
+        known = written if isinstance(written, Service) else None
+        self._services.wrote(key(service), known, news=_somebody_else_too)
         return written
 
     def _read(self, answer: bytes, name: str) -> Service:
@@ -59,6 +93,13 @@ class Writer:
         if isinstance(written, Service):
             return written
         raise LbctlError(f"the API server's answer for {name}: {written.problem}")
+
+
+def _guarded(service: Service, body: Mapping[str, Any]) -> Patch:
+    metadata = service.metadata
+    same = {"uid": metadata.uid} if metadata.uid else {}
+    path = SERVICES.path(metadata.namespace, metadata.name, "status")
+    return Patch(path, {**body, "metadata": {**body.get("metadata", {}), **same}})
 
 
 def _somebody_else_too(old: Service, new: Service) -> bool:

@@ -25,13 +25,15 @@ from lbctl.kube.postponed import postponed
 from lbctl.provider import Call, ignore
 
 if TYPE_CHECKING:
-    from lbctl.kube.wire import Answer, Wire
+    from lbctl.kube.wire import Answer, Question, Wire
 
 JSON = "application/json"
 STRATEGIC = "application/strategic-merge-patch+json"
 MERGE = "application/merge-patch+json"
 
 _CONNECT = 10.0
+_HEADERS = 1.0
+"""Seconds for which a stream of writes shows the same credentials before it asks for them again."""
 
 WAYS = (
     "give --kubeconfig FILE or set KUBECONFIG, put one at ~/.kube/config, "
@@ -142,6 +144,14 @@ def as_retry(error: LbctlError) -> Exception:
     if isinstance(error, ApiError) and error.status >= 500:
         return Unavailable(f"the API server answered {error.status}: {error.message}", reason="kubernetes-unavailable")
     return error
+
+
+class Patch(NamedTuple):
+    """A write of part of an object."""
+
+    path: str
+    body: object
+    content_type: str = STRATEGIC
 
 
 class Stream:
@@ -255,9 +265,54 @@ class Client:
 
         with self._counted(method):
             response = self._observed(method.lower(), send)
-        if not 200 <= response.status < 300:
-            raise error(response.status, response.data, response.retry_after)
-        return response.data
+        return _good(response)
+
+    def patch_all(self, patches: Iterator[Patch | None], at_once: int) -> Iterator[tuple[int, bytes | LbctlError]]:
+        """PATCH as many objects as come, from one thread: (which, the answer's body or what `request` would raise).
+
+        `at_once` are on their way at a time; answers come as they come. None says that there is none right now.
+        """
+        calls: dict[int, tuple[Call, float]] = {}
+        with self._counted("PATCH"):
+            asked = self._asked(patches, calls)
+            for number, answer in self._wire.send_all(asked, at_once, min(_CONNECT, self._timeout), self._timeout):
+                call, started = calls.pop(number)
+                seconds = self._clock() - started
+                if isinstance(answer, Exception):
+                    self._observe(msgspec.structs.replace(call, code="no-answer", seconds=seconds))
+                    yield number, self._no_answer(answer)
+                    continue
+                self._observe(msgspec.structs.replace(call, code=_code(answer), seconds=seconds))
+                try:
+                    yield number, _good(answer)
+                except ApiError as refused:
+                    yield number, refused
+
+    def _asked(
+        self, patches: Iterator[Patch | None], calls: dict[int, tuple[Call, float]]
+    ) -> "Iterator[Question | None]":
+        from lbctl.kube.wire import Question
+
+        headers, due, number = self._headers(None), self._clock() + _HEADERS, 0
+        for patch in patches:
+            if patch is None:
+                yield None
+                continue
+            if self._clock() >= due:
+                headers, due = self._renewed(headers), self._clock() + _HEADERS
+            call = Call("kubernetes", "patch")
+            self._observe(call)
+            calls[number] = call, self._clock()
+            number += 1
+            said = {**headers, "Content-Type": patch.content_type}
+            yield Question("PATCH", patch.path, msgspec.json.encode(patch.body), said)
+
+    def _renewed(self, headers: dict[str, str]) -> dict[str, str]:
+        """Where the credentials cannot be read just now, those from a moment ago may still do."""
+        try:
+            return self._headers(None)
+        except Unreachable:
+            return headers
 
     @contextmanager
     def _counted(self, method: str) -> Iterator[None]:
@@ -313,8 +368,7 @@ class Client:
         except (HTTPError, OSError) as broken:
             self._observe(msgspec.structs.replace(call, code="no-answer", seconds=self._clock() - started))
             raise self._no_answer(broken) from broken
-        code = "ok" if response.status < 300 else str(response.status)
-        self._observe(msgspec.structs.replace(call, code=code, seconds=self._clock() - started))
+        self._observe(msgspec.structs.replace(call, code=_code(response), seconds=self._clock() - started))
         return response
 
     def _no_answer(self, broken: Exception) -> Unavailable:
@@ -338,6 +392,17 @@ class Client:
                 message = f"the credentials for {self.place} cannot be read ({broken}): see that the token is there"
                 raise Unreachable(message, reason="kubernetes-unavailable") from broken
         return headers
+
+
+def _code(reply: Reply) -> str:
+    return "ok" if reply.status < 300 else str(reply.status)
+
+
+def _good(answer: "Answer") -> bytes:
+    """Its body. Raises `ApiError` for every answer but 2xx."""
+    if not 200 <= answer.status < 300:
+        raise error(answer.status, answer.data, answer.retry_after)
+    return answer.data
 
 
 def _place(server: str) -> str:

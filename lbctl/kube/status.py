@@ -16,7 +16,8 @@ that somebody wiped is drift. One PATCH per write, none when nothing differs. Ru
 
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -30,13 +31,15 @@ from lbctl.kube.objects import Service
 from lbctl.kube.store import Store
 from lbctl.model import DEGRADED, READY, SERVING, Ingress, LoadBalancer, Note, Owner, Ref, Resource
 from lbctl.plan import Change, Kind
-from lbctl.provider import Desired, Observation, Scope
+from lbctl.provider import Answered, Desired, Observation, Scope
 
 if TYPE_CHECKING:
     from lbctl.stack import Outcome
 
 KIND = "status"
 CONFLICT = "OwnershipConflict"
+AT_ONCE = 32
+"""Writes on their way at a time: they share what the API server's store does for each of its own turns."""
 
 Said = tuple[str, str, str]
 """A condition without its type: (status, reason, message)."""
@@ -109,11 +112,11 @@ class Statuses:
     """The statuses of one provider's stack.
 
     `guard` makes a write of addresses carry the resourceVersion that its plan was made from: a 409 means plan again
-    (bare metal, where two controllers must not give one address twice).
+    (bare metal, where two controllers must not give one address twice). `at_once` writes are on their way at a time.
     """
 
     name = "status"
-    kinds: tuple[Kind, ...] = (Kind(KIND),)
+    kinds: tuple[Kind, ...] = (Kind(KIND, streamed=True),)
     claims = False
 
     def __init__(
@@ -124,11 +127,13 @@ class Statuses:
         *,
         default_provider: str | None = None,
         guard: bool = False,
+        at_once: int = AT_ONCE,
         now: Callable[[], datetime] = _now,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._writer = Writer(client, services, now)
         self._services, self._provider, self._default, self._guard = services, provider, default_provider, guard
+        self._at_once = at_once
         self._rivals = Rivals(clock)
 
     # -- the look -----------------------------------------------------------------------------------------------
@@ -237,36 +242,57 @@ class Statuses:
 
     def apply(self, changes: Sequence[Change]) -> Sequence[Resource | Exception | None]:
         """Safe to repeat: what is right already is not written."""
-        return [self._apply(change) for change in changes]
+        answers: dict[Owner, Resource | Exception | None] = {}
+        self.bring(iter(changes), answers.__setitem__)
+        return [answers[change.owner] for change in changes]
 
-    def _apply(self, change: Change) -> Resource | Exception | None:
-        try:
-            if change.after is not None:
-                return self._write(change.owner, change.after)
-            self._clear(change.owner)
-            return None
-        except LbctlError as error:
-            answer = as_retry(error)
-            if isinstance(answer, Unavailable):
-                # It may have taken effect all the same: then what is there is ours, not a rival's.
+    def bring(self, changes: Iterator[Change | None], answered: Answered) -> None:
+        """The same for as many as come, on this thread alone: see `Streaming`."""
+        flying: dict[Owner, Change] = {}
+        with closing(self._writer.patch_all(self._needed(changes, flying, answered), self._at_once)) as answers:
+            for service, written in answers:
+                change = flying.pop(read.owner(service))
+                answered(change.owner, self._outcome(change, written))
+
+    def _needed(
+        self, changes: Iterator[Change | None], flying: dict[Owner, Change], answered: Answered
+    ) -> Iterator[tuple[Service, Mapping[str, Any]] | None]:
+        """What has to be written. What is right already is answered at once."""
+        for change in changes:
+            if change is None:
+                yield None
+                continue
+            if change.after is None:
                 self._rivals.forget(change.owner)
-            return answer
+            service = self._writer.get(change.owner)
+            patch: Mapping[str, Any] = {}
+            if service is not None and service.metadata.deletion_timestamp is None:
+                patch = self._clearing(service) if change.after is None else self._patch(service, change.after)
+            if service is not None and patch:
+                flying[change.owner] = change
+                yield service, patch
+            else:
+                answered(change.owner, self._right(change, service))
 
-    def _write(self, owner: Owner, want: Resource) -> Resource:
-        service = self._writer.get(owner)
-        if service is None or service.metadata.deletion_timestamp is not None:
-            return want
-        patch = self._patch(service, want)
-        if patch:
-            try:
-                service = self._writer.patch(service, patch)
-            except NotFound:
-                return want
-            except Invalid as error:
-                # Of another type by now, or another Service of this name: the plan was made for a Service that is gone.
-                raise Retry(1.0, f"the Service changed under the plan: {error.message}", reason="conflict") from error
-        self._rivals.wrote(owner, service)
-        return want
+    def _right(self, change: Change, service: Service | None) -> Resource | None:
+        """It is as it ought to be, or there is nothing to write it on."""
+        if change.after is not None and service is not None and service.metadata.deletion_timestamp is None:
+            self._rivals.wrote(change.owner, service)
+        return change.after
+
+    def _outcome(self, change: Change, written: Service | LbctlError) -> Resource | Exception | None:
+        if isinstance(written, Service):
+            return self._right(change, written)
+        if isinstance(written, NotFound) or (isinstance(written, Invalid) and change.after is None):
+            return change.after
+        if isinstance(written, Invalid):
+            # Of another type by now, or another Service of this name: the plan was made for a Service that is gone.
+            return Retry(1.0, f"the Service changed under the plan: {written.message}", reason="conflict")
+        answer = as_retry(written)
+        if isinstance(answer, Unavailable):
+            # It may have taken effect all the same: then what is there is ours, not a rival's.
+            self._rivals.forget(change.owner)
+        return answer
 
     def _patch(self, service: Service, want: Resource) -> dict[str, Any]:
         """Only what differs. A condition that is no longer wanted is deleted by its type."""
@@ -284,22 +310,15 @@ class Statuses:
             patch = {"metadata": {"resourceVersion": version}} if self._guard and version else {}
         return {**patch, "status": status} if status else {}
 
-    def _clear(self, owner: Owner) -> None:
-        """Take our conditions away, and our addresses where nobody else can have written them."""
-        self._rivals.forget(owner)
-        service = self._writer.get(owner)
-        if service is None or service.metadata.deletion_timestamp is not None:
-            return
+    def _clearing(self, service: Service) -> dict[str, Any]:
+        """Takes our conditions away, and our addresses where nobody else can have written them."""
         status: dict[str, Any] = {
             "conditions": [{"type": kind, "$patch": "delete"} for kind in conditions.of(service)]
         }
         # The API server blanks the addresses itself when the type changes; under another class they are another's.
         if _ours_to_clear(service):
             status["loadBalancer"] = {"ingress": None}
-        try:
-            self._writer.patch(service, {"status": status})
-        except (NotFound, Invalid):
-            return
+        return {"status": status}
 
 
 def _ours_to_clear(service: Service) -> bool:

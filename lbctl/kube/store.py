@@ -106,14 +106,21 @@ class Store(Generic[T]):
         be older than its deletion.
         """
         answers: list[T] = []
-        with self._lock:
-            self._writing.setdefault(key, None)
+        self.expect(key)
         try:
             yield answers.append
         finally:
-            self._written(key, answers[-1] if answers else None, news)
+            self.wrote(key, answers[-1] if answers else None, news=news)
 
-    def _written(self, key: str, answer: T | None, news: Callable[[T, T], bool]) -> None:
+    def expect(self, key: str) -> None:
+        """A write of our own begins. `wrote` must follow, whatever comes of it; see `writing`."""
+        with self._lock:
+            self._writing.setdefault(key, None)
+
+    def wrote(
+        self, key: str, answer: T | None, *, news: Callable[[T, T], bool] = lambda _old, _new: False
+    ) -> None:
+        """The write has ended: with this answer, or without one."""
         with self._lock:
             before, current = self._writing.pop(key, None), self._objects.get(key)
             if current is None:

@@ -4,22 +4,32 @@
 them, TLS, proxies, time limits, errors. Replaced is what happens on one connection, where http.client feeds the
 answer's head to a parser for mail, and what urllib3 does around it for connections that are not open yet: of 0.55 ms of
 CPU for one small PATCH, less than half is left, and the API server's own work is the limit again.
+
+Many small writes at once go from one thread (`send_all`): a thread for each spends three times the CPU, most of it on
+finding its way back into a processor's caches after every wait.
+
 What is understood is HTTP/1.1 as API servers and their proxies speak it (RFC 9112): a length, chunks, or the end of the
 connection; nothing is compressed, because nothing is asked for compressed.
 """
 
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from http.client import BadStatusLine, HTTPException, LineTooLong, RemoteDisconnected
 from queue import Empty, Full
-from socket import socket
-from typing import Any, NamedTuple, cast
+from selectors import EVENT_READ, DefaultSelector
+from ssl import CertificateError, SSLError, SSLWantReadError, SSLWantWriteError
+from typing import Any, NamedTuple, Protocol, Self, cast
 from urllib.parse import urlsplit
 
 from urllib3 import HTTPConnectionPool, HTTPResponse, HTTPSConnectionPool, PoolManager, Timeout
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import ProtocolError, ReadTimeoutError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, ProtocolError, ReadTimeoutError
+from urllib3.exceptions import SSLError as Untrusted
 from urllib3.util.connection import is_connection_dropped
+
+GLANCE = 0.02
+"""Seconds of silence after which `send_all` asks whether there is more to send."""
 
 _LONGEST_HEAD = 65536
 _PIECE = 65536
@@ -33,6 +43,15 @@ class Answer(NamedTuple):
     status: int
     data: bytes
     retry_after: str | None = None
+
+
+class Question(NamedTuple):
+    """What is asked."""
+
+    method: str
+    path: str
+    body: bytes | None
+    headers: dict[str, str]
 
 
 class Wire:
@@ -61,6 +80,55 @@ class Wire:
         else:
             answer = self._pool.urlopen(method, f"{self._root}{path}", assert_same_host=False, **how)
         return Answer(answer.status, answer.data or b"", answer.headers.get("Retry-After"))
+
+    def send_all(
+        self, questions: Iterator[Question | None], at_once: int, connect: float, read: float
+    ) -> Iterator[tuple[int, Answer | Exception]]:
+        """Ask as many things as come, from one thread: (which question, its answer or why there is none).
+
+        Questions are drawn as there is room for them, `at_once` on their way at a time, and answers come as they come.
+        None says that there is no question right now: it ends when there is none and every answer is there. What went
+        wrong is an error of urllib3's, or the ValueError of a question that cannot be sent. Nothing is sent twice.
+        """
+        if self._manager.proxy is not None:
+            yield from self._in_turn(questions, connect, read)
+            return
+        with _Flock(self, at_once, connect, read) as flock:
+            asked = 0
+            while True:
+                for question in flock.room(questions):
+                    yield from flock.depart(asked, question)
+                    asked += 1
+                if not flock:
+                    return
+                yield from flock.arrivals()
+
+    def _in_turn(
+        self, questions: Iterator[Question | None], connect: float, read: float
+    ) -> Iterator[tuple[int, Answer | Exception]]:
+        """One by one, where a proxy has to be spoken to first: urllib3 knows how."""
+        for number, question in enumerate(iter(lambda: next(questions, None), None)):
+            try:
+                yield number, self.send(*question, connect, read)
+            except (HTTPError, OSError, ValueError) as broken:
+                yield number, broken
+
+    def _open(self, connect: float) -> "_Lean":
+        """A new connection, as the pool makes them. Raises urllib3's errors."""
+        connection = cast("_Lean", self._pool._new_conn())
+        connection.timeout = connect
+        try:
+            connection.connect()
+        except TimeoutError as late:
+            connection.close()
+            raise ConnectTimeoutError(connection, f"no connection within {connect} s") from late
+        except (SSLError, CertificateError) as wrong:
+            connection.close()
+            raise Untrusted(wrong) from wrong
+        except OSError as broken:
+            connection.close()
+            raise ProtocolError("Connection aborted.", broken) from broken
+        return connection
 
     def _idle(self) -> "_Lean | None":
         """A connection of the pool that is open and waits for a request; None if urllib3 has to see to one."""
@@ -97,7 +165,7 @@ class Wire:
             answer = connection.answer()
             whole = True
         except TimeoutError as late:
-            raise ReadTimeoutError(self._pool, url, f"Read timed out. (read timeout={read})") from late
+            raise self._too_late(url, read) from late
         except (OSError, HTTPException) as broken:
             raise ProtocolError("Connection aborted.", broken) from broken
         finally:
@@ -105,6 +173,9 @@ class Wire:
                 connection.close()
             self._return(connection)
         return answer
+
+    def _too_late(self, url: str, read: float) -> ReadTimeoutError:
+        return ReadTimeoutError(self._pool, url, f"Read timed out. (read timeout={read})")
 
     def close(self) -> None:
         """Close idle connections."""
@@ -128,9 +199,9 @@ class _Lean(HTTPConnection):
             raise ValueError("a header or path with a line break cannot be sent")
         self.sock.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + (body or b""))
 
-    def answer(self) -> Answer:
+    def answer(self, source: "_Source | None" = None) -> Answer:
         """Raises http.client's errors for what is no answer, and a half one: the pool knows what they mean."""
-        stream = _Stream(self.sock)
+        stream = _Stream(source or self.sock)
         status, headers = stream.head()
         while 100 <= status < 200:
             status, headers = stream.head()
@@ -159,10 +230,162 @@ class _SecurePool(HTTPSConnectionPool):
     ConnectionCls = _SecureLean  # type: ignore[assignment]
 
 
+class _Source(Protocol):
+    """Where an answer comes from: a socket, or what has come of it so far."""
+
+    def recv(self, size: int, /) -> bytes: ...
+
+
+class _NotYet(Exception):
+    """More has to come before this is an answer."""
+
+
+class _Come:
+    """What has come so far. An answer is read from its beginning until it is whole: nearly all come in one piece."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._read = 0
+
+    def add(self, piece: bytes) -> "_Come":
+        """Nothing means that nothing will follow."""
+        self._pieces.append(piece)
+        self._read = 0
+        return self
+
+    def recv(self, _size: int, /) -> bytes:
+        if self._read == len(self._pieces):
+            raise _NotYet
+        self._read += 1
+        return self._pieces[self._read - 1]
+
+
+class _Flight(NamedTuple):
+    """One question on its way: which, over what, what has come of its answer, until when there is time (monotonic)."""
+
+    number: int
+    connection: _Lean
+    url: str
+    come: _Come
+    until: float
+
+
+class _Flock:
+    """Questions that are on their way together, and the connections that they go over; all on one thread."""
+
+    def __init__(self, wire: Wire, most: int, connect: float, read: float) -> None:
+        self._wire, self._most, self._connect, self._read = wire, most, connect, read
+        self._selector = DefaultSelector()
+        self._free: list[_Lean] = []
+        self._flights: dict[_Lean, _Flight] = {}
+        self._opened = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_why: object) -> None:
+        self._selector.close()
+        for connection in self._flights:
+            connection.close()
+        for connection in (*self._flights, *self._free):
+            self._wire._return(connection)
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    def room(self, questions: Iterator[Question | None]) -> Iterator[Question]:
+        """As many as may depart now: one connection at most is opened in between two looks for answers."""
+        self._opened = False
+        while len(self._flights) < self._most and not self._opened and (question := next(questions, None)) is not None:
+            yield question
+
+    def depart(self, number: int, question: Question) -> Iterator[tuple[int, Exception]]:
+        """Send it; or tell why that cannot be."""
+        method, path, body, headers = question
+        url = f"{self._wire._root}{path}"
+        try:
+            connection = self._connection()
+        except HTTPError as broken:
+            yield number, broken
+            return
+        try:
+            connection.timeout = self._read
+            connection.request(method, url, body, {"Host": self._wire._host, **headers})
+            connection.sock.settimeout(0)
+        except (OSError, ValueError) as broken:
+            self._drop(connection)
+            yield number, broken if isinstance(broken, ValueError) else ProtocolError("Connection aborted.", broken)
+            return
+        self._flights[connection] = _Flight(number, connection, url, _Come(), time.monotonic() + self._read)
+
+    def _connection(self) -> _Lean:
+        if self._free:
+            return self._free.pop()
+        connection = self._wire._idle()
+        if connection is None:
+            connection, self._opened = self._wire._open(self._connect), True
+        self._selector.register(connection.sock, EVENT_READ, connection)
+        return connection
+
+    def arrivals(self) -> Iterator[tuple[int, Answer | Exception]]:
+        """What has come, after waiting for it a moment; and what has not come in time."""
+        for key, _events in self._selector.select(GLANCE):
+            flight = self._flights.get(key.data)
+            if flight is None:
+                # The server hangs up, or speaks without being asked.
+                self._free.remove(key.data)
+                self._drop(key.data)
+            elif (answer := self._arrived(flight)) is not None:
+                yield flight.number, answer
+        now = time.monotonic()
+        while self._flights and (oldest := next(iter(self._flights.values()))).until <= now:
+            del self._flights[oldest.connection]
+            self._drop(oldest.connection)
+            yield oldest.number, self._wire._too_late(oldest.url, self._read)
+
+    def _arrived(self, flight: _Flight) -> Answer | Exception | None:
+        """The answer, or why there will be none; None where more has to come."""
+        try:
+            answer = self._answer(flight)
+        except (OSError, HTTPException) as broken:
+            del self._flights[flight.connection]
+            self._drop(flight.connection)
+            return ProtocolError("Connection aborted.", broken)
+        if answer is not None:
+            del self._flights[flight.connection]
+            self._keep(flight.connection)
+        return answer
+
+    def _answer(self, flight: _Flight) -> Answer | None:
+        socket = flight.connection.sock
+        while True:
+            try:
+                piece = socket.recv(_PIECE)
+            except (BlockingIOError, SSLWantReadError, SSLWantWriteError):
+                return None
+            try:
+                return flight.connection.answer(flight.come.add(piece))
+            except _NotYet:
+                continue
+
+    def _keep(self, connection: _Lean) -> None:
+        if connection.sock is None:
+            self._drop(connection)
+        else:
+            self._free.append(connection)
+
+    def _drop(self, connection: _Lean) -> None:
+        """Close it, and let the pool have its place back."""
+        for key in [key for key in self._selector.get_map().values() if key.data is connection]:
+            self._selector.unregister(key.fileobj)
+        connection.close()
+        self._wire._return(connection)
+
+
 class _Stream:
     """One answer, as it comes. `ended` says that nothing can follow it on this connection."""
 
-    def __init__(self, sock: socket) -> None:
+    def __init__(self, sock: _Source) -> None:
         self._sock, self._rest, self.ended = sock, b"", False
 
     def head(self) -> tuple[int, dict[str, str]]:

@@ -32,7 +32,7 @@ class AddressProvider:
 
     name = "l2"
     claims = False
-    kinds: tuple[Kind, ...] = (Kind(ADDRESS, event="IPAllocated", failure="AllocationFailed"),)
+    kinds: tuple[Kind, ...] = (Kind(ADDRESS, event="IPAllocated", failure="AllocationFailed", local=True),)
 
     def __init__(self, harness: Harness) -> None:
         self._kubernetes, self._again = harness.kubernetes, harness.again

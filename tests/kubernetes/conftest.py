@@ -44,6 +44,26 @@ class Kube:
     def post(self, path: str, body: object) -> dict[str, Any]:
         return msgspec.json.decode(self.client.request("POST", path, body))
 
+    @staticmethod
+    def overhear(client: Client, heard: Callable[[str, str], None]) -> None:
+        """Hear of every request that this client sends: its method and its path, as they go over the wire."""
+        wire, one, many = client._wire, client._wire.send, client._wire.send_all
+
+        def send(method: str, path: str, *rest: Any) -> Any:
+            heard(method, path)
+            return one(method, path, *rest)
+
+        def told(questions: Iterator[Any]) -> Iterator[Any]:
+            for question in questions:
+                if question is not None:
+                    heard(question.method, question.path)
+                yield question
+
+        def send_all(questions: Iterator[Any], *rest: Any) -> Any:
+            return many(told(questions), *rest)
+
+        wire.send, wire.send_all = send, send_all  # type: ignore[method-assign]
+
     def path(self, plural: str, name: str = "", sub: str = "") -> str:
         parts = [f"/api/v1/namespaces/{self.namespace}/{plural}", name, sub]
         return "/".join(part for part in parts if part)

@@ -21,19 +21,11 @@ def writes(plan):
 
 
 @pytest.fixture
-def counted(stage):
+def counted(kube, stage):
     """Every PATCH that our side sends."""
     seen = []
-    send = stage.client.request
-
-    def request(method, path, *rest, **more):
-        if method == "PATCH":
-            seen.append(path.rpartition("/")[2])
-        return send(method, path, *rest, **more)
-
-    stage.client.request = request
-    yield seen
-    stage.client.request = send
+    kube.overhear(stage.client, lambda method, path: seen.append(path.rpartition("/")[2]) if method == "PATCH" else None)
+    return seen
 
 
 def ready(kube, name="web"):

@@ -48,7 +48,7 @@ class House:
 
     def start(self, kubeconfig: Path | None = None) -> "House":
         client = Client.from_config(str(kubeconfig or self.kube.kubeconfig), component="controller")
-        self._count(client)
+        self.kube.overhear(client, self._count)
         cluster = Cluster(client, watches=plugin.watches(self.settings))
         recorder = Recorder(client)
         self.daemon = Daemon(cluster, recorder)
@@ -106,14 +106,8 @@ class House:
     def events(self, reason: str) -> list[str]:
         return [event["message"] for event in self.kube.events(reason)]
 
-    def _count(self, client: Client) -> None:
-        plain = client.request
-
-        def request(method: str, path: str, *rest: Any, **options: Any) -> bytes:
-            self.writes[f"{method} {path.rpartition('/namespaces/')[2].partition('/')[2] or path}"] += 1
-            return plain(method, path, *rest, **options)
-
-        client.request = request  # type: ignore[method-assign]
+    def _count(self, method: str, path: str) -> None:
+        self.writes[f"{method} {path.rpartition('/namespaces/')[2].partition('/')[2] or path}"] += 1
 
 
 def define(kube, *files: Path) -> None:

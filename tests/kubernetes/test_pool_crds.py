@@ -38,7 +38,7 @@ def client(real_kube: Any, wait: Any) -> Client:
 
 def known(client: Client, plural: str) -> bool:
     definition = msgspec.json.decode(client.get(f"{DEFINITIONS}/{plural}.lbctl.io"))
-    conditions = {one["type"]: one["status"] for one in definition["status"].get("conditions", ())}
+    conditions = {one["type"]: one["status"] for one in definition["status"].get("conditions") or ()}
     assert conditions.get("NonStructuralSchema") != "True", definition["status"]
     return conditions.get("Established") == "True" and conditions.get("NamesAccepted") == "True"
 
