@@ -24,7 +24,7 @@ def writes(plan):
 def counted(kube, stage):
     """Every PATCH that our side sends."""
     seen = []
-    kube.overhear(stage.client, lambda method, path: seen.append(path.rpartition("/")[2]) if method == "PATCH" else None)
+    kube.overhear(stage.client, lambda method, path: method == "PATCH" and seen.append(path.rpartition("/")[2]))
     return seen
 
 
