@@ -3,16 +3,17 @@
 import secrets
 import signal
 import socket
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from lbctl.cli import codes, options
-from lbctl.errors import SettingsError
+from lbctl.errors import LbctlError, SettingsError, Unavailable
 
 if TYPE_CHECKING:
     from lbctl.cli.session import Session
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from lbctl.telemetry import Probes
 
 
+T = TypeVar("T")
+
+
 @click.command("run", cls=options.Configured, keys=options.EVERYTHING)
 def run(flags: dict[str, Any]) -> int:
     """The controller: watch Services, plan, apply, for as long as it runs.
@@ -34,10 +38,16 @@ def run(flags: dict[str, Any]) -> int:
     """
     from lbctl.cli.session import Session
 
+    # The first process of a container has no default for signals, and the first answers may take their time.
+    _on_signals(lambda: sys.exit(codes.OK))
     house = Controllers(Session(flags, daemon=True))
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: house.stop())
+    _on_signals(house.stop)
     return codes.OK if house.run() else codes.ERROR
+
+
+def _on_signals(end: Callable[[], object]) -> None:
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: end())
 
 
 class Controllers:
@@ -53,7 +63,8 @@ class Controllers:
         config = session.config
         client = session.client(lambda call: self._observe(call))
         self._observe = self._metrics.kubernetes_call(client.server)
-        cluster = Cluster(client, watches=session.watches(self._chosen(), session.namespace()))
+        home = patiently(session.namespace)
+        cluster = Cluster(client, watches=session.watches(self._chosen(), home))
         recorder = Recorder(client, host=socket.gethostname())
         self._daemon = Daemon(cluster, recorder, self._elector(cluster))
         self._furnish(self._daemon, cluster, recorder)
@@ -106,8 +117,8 @@ class Controllers:
         from lbctl.daemon import Desk
 
         config = self._session.config
-        cluster_id = config.cluster_id or cluster.identity()
-        installed = installation(cluster.client, self._session.namespace(), create=True)
+        cluster_id = config.cluster_id or patiently(cluster.identity)
+        installed = patiently(lambda: installation(cluster.client, self._session.namespace(), create=True))
         claims, chosen = config.claims == "finalizer", self._chosen()
         seen = cluster.access(self._session.namespace(), recorder)
         for plugin in map(self._plugin, chosen):
@@ -180,6 +191,9 @@ class Controllers:
         return self._metrics.text()
 
 
+LONGEST_PAUSE = 10.0
+"""Seconds between two first questions to an API server that is not well, at most."""
+
 STRANGERS = 16
 """How many unknown classes are answered; more are somebody's game."""
 
@@ -208,6 +222,38 @@ def _created(cluster: "Cluster") -> "Callable[[Owner], datetime | None]":
         return service.metadata.creation_timestamp if service else None
 
     return created
+
+
+def patiently(ask: Callable[[], T]) -> T:
+    """The answer to a first question, however long the API server takes to be well: it may be starting as we are.
+
+    After one failure it is asked again at once, then with pauses. Where it cannot be reached at all the settings may be wrong: whoever started us hears of it at once.
+    """
+    try:
+        return ask()
+    except LbctlError as error:
+        if not _passes(error):
+            raise
+    from tenacity import Retrying, retry_if_exception, wait_random_exponential
+
+    return Retrying(
+        retry=retry_if_exception(_passes), wait=wait_random_exponential(1, LONGEST_PAUSE), before_sleep=_log_pause
+    )(ask)
+
+
+def _passes(error: BaseException) -> bool:
+    from lbctl.kube.client import ApiError, Unreachable
+
+    if isinstance(error, ApiError):
+        return error.status >= 500 or error.status == 429
+    return isinstance(error, Unavailable) and not isinstance(error, Unreachable)
+
+
+def _log_pause(state: Any) -> None:
+    import logging
+
+    fields = {"error": str(state.outcome.exception()), "retry_seconds": round(state.next_action.sleep, 1)}
+    logging.getLogger(__name__).warning("the API server is not well yet", extra=fields)
 
 
 def _log_step(provider: str) -> Callable[[Any], None]:

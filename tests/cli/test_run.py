@@ -86,6 +86,23 @@ def test_it_ends_at_once_though_the_cluster_cannot_be_read_yet(run, world) -> No
     assert running.end() == codes.OK
 
 
+@pytest.mark.parametrize("code", [500, 503, 429])
+def test_it_begins_though_the_api_server_is_not_well_at_first(run, world, code) -> None:
+    world.sandbox.kube.faults.inject(Fault(effect="error", resources=("namespaces",), code=code, count=2))
+    running = run("--no-leader-elect")
+    world.put()
+    until(world.address)
+    assert any("not well yet" in line for line in running.lines)
+    assert running.end() == codes.OK
+
+
+def test_it_ends_in_good_order_while_it_asks_its_first_question(run, world) -> None:
+    world.sandbox.kube.faults.inject(Fault(effect="error", resources=("namespaces",), code=500))
+    running = run("--no-leader-elect")
+    until(lambda: any("not well yet" in line for line in running.lines))
+    assert running.end() == codes.OK
+
+
 def test_it_logs_one_json_line_per_change_on_stdout(run, world) -> None:
     running = run("--no-leader-elect")
     world.put()
