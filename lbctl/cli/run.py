@@ -227,7 +227,8 @@ def _created(cluster: "Cluster") -> "Callable[[Owner], datetime | None]":
 def patiently(ask: Callable[[], T]) -> T:
     """The answer to a first question, however long the API server takes to be well: it may be starting as we are.
 
-    After one failure it is asked again at once, then with pauses. Where it cannot be reached at all the settings may be wrong: whoever started us hears of it at once.
+    After one failure it is asked again at once, then with pauses. Where it cannot be reached at all the settings may
+    be wrong: whoever started us hears of it at once.
     """
     try:
         return ask()
