@@ -229,7 +229,7 @@ class Client:
         context: str | None = None,
         *,
         component: str = "lbctl",
-        connections: int = 32,
+        connections: int = 64,
         timeout: float = 30.0,
         observe: Callable[[Call], None] = ignore,
         environ: Mapping[str, str] = os.environ,

@@ -132,27 +132,38 @@ class Wire:
 
     def _idle(self) -> "_Lean | None":
         """A connection of the pool that is open and waits for a request; None if urllib3 has to see to one."""
-        idle = self._pool.pool
-        if self._manager.proxy is not None or idle is None:
+        if self._manager.proxy is not None:
             return None
         try:
-            connection = cast("_Lean | None", idle.get(block=False))
+            connection = self._take()
         except Empty:
             return None
-        if connection is not None and connection.sock is not None and not is_connection_dropped(connection):  # type: ignore[arg-type]
-            return connection
-        self._return(connection)
-        return None
+        if connection is None:
+            self._return(None)
+        return connection
+
+    def _take(self) -> "_Lean | None":
+        """A place in the pool, with an open connection if there is one. Raises Empty where all are taken."""
+        places = self._pool.pool
+        if places is None:
+            raise Empty
+        connection = cast("_Lean | None", places.get(block=False))
+        if connection is None or connection.sock is None:
+            return None
+        if is_connection_dropped(connection):  # type: ignore[arg-type]
+            connection.close()
+            return None
+        return connection
 
     def _return(self, connection: "_Lean | None") -> None:
-        """To the pool, or closed where there is no room (or no pool) any more."""
-        idle = self._pool.pool
+        """Its place to the pool; closed where there is none (or no pool) any more."""
+        places = self._pool.pool
         try:
-            if idle is not None:
-                idle.put(connection, block=False)
+            if places is not None:
+                places.put(connection, block=False)
         except Full:
-            idle = None
-        if idle is None and connection is not None:
+            places = None
+        if places is None and connection is not None:
             connection.close()
 
     def _over(
@@ -321,11 +332,21 @@ class _Flock:
     def _connection(self) -> _Lean:
         if self._free:
             return self._free.pop()
-        connection = self._wire._idle()
+        try:
+            connection = self._wire._take()
+        except Empty:
+            connection = None
         if connection is None:
-            connection, self._opened = self._wire._open(self._connect), True
+            connection, self._opened = self._new(), True
         self._selector.register(connection.sock, EVENT_READ, connection)
         return connection
+
+    def _new(self) -> _Lean:
+        try:
+            return self._wire._open(self._connect)
+        except HTTPError:
+            self._wire._return(None)
+            raise
 
     def arrivals(self) -> Iterator[tuple[int, Answer | Exception]]:
         """What has come, after waiting for it a moment; and what has not come in time."""
