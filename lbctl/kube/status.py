@@ -66,10 +66,12 @@ class Written(msgspec.Struct):
 class Rivals:
     """Remembers our own writes, to notice somebody who writes against us: twice within a minute is a conflict.
 
-    It lasts until the Service asks for something else. In memory only: after a restart the fight has to show again.
+    It lasts until the Service asks for something else, or somebody may have stopped the other: after ten minutes we try
+    again, at the next look. In memory only: after a restart the fight has to show again.
     """
 
-    WINDOW = 60.0
+    WINDOW, PEACE = 60.0, 600.0
+    """Seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -100,9 +102,11 @@ class Rivals:
             if memory.asked != read.fingerprint(service):
                 del self._written[owner]
                 return False
+            now = self._clock()
+            if memory.conflict and now - memory.overwritten[-1] >= self.PEACE:
+                memory.overwritten, memory.conflict = (), False
             if memory.ours and _ingress(service) != memory.ingress:
                 memory.ours = False
-                now = self._clock()
                 memory.overwritten = (*(t for t in memory.overwritten if now - t < self.WINDOW), now)
                 memory.conflict = memory.conflict or len(memory.overwritten) >= 2
             return memory.conflict
@@ -225,7 +229,8 @@ class Statuses:
         if owner in seen.facts["conflicts"]:
             message = (
                 "somebody else keeps writing status.loadBalancer: stop the other controller or give the Service a "
-                "loadBalancerClass, then change its spec or annotations, and lbctl writes again"
+                "loadBalancerClass; lbctl tries again at its first audit after ten minutes, and at once when its spec or "
+                "annotations change"
             )
             return _said("False", CONFLICT, message), True
         if (failure := seen.scope.failures.get(owner)) is not None:

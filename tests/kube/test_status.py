@@ -307,6 +307,19 @@ def test_a_conflict_ends_when_the_service_asks_for_something_else(fight):
     assert overwritten(annotations={"a": "b"}) == ("True", "ready")
 
 
+def test_after_ten_minutes_of_peace_we_write_again_and_a_rival_who_goes_on_is_noticed_again(fight, clock, statuses):
+    written, overwritten = fight
+    overwritten()
+    written()
+    overwritten()
+    clock.now += 600
+    assert said(statuses, READY) == ("True", "ready")
+    written()
+    assert overwritten() == ("True", "ready")
+    written()
+    assert overwritten() == ("False", "OwnershipConflict")
+
+
 def test_a_write_of_ours_whose_answer_was_lost_is_no_rivals(fight, api, statuses):
     written, overwritten = fight
     for _ in range(2):
