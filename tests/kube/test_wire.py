@@ -6,9 +6,9 @@ from contextlib import closing, suppress
 
 import pytest
 from urllib3 import PoolManager
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
-from lbctl.kube.wire import Wire
+from lbctl.kube.wire import Question, Wire
 
 
 class Server:
@@ -57,8 +57,21 @@ def wire(server):
     made.close()
 
 
-def send(wire, method="GET", path="/api", body=None, **headers):
-    return wire.send(method, path, body, headers, 5.0, 5.0)
+@pytest.fixture(params=["alone", "in a stream"])
+def send(request):
+    """Ask one thing, in each of the two ways that there are. Raises what is no answer."""
+
+    def alone(wire, method="GET", path="/api", body=None, read=5.0, **headers):
+        return wire.send(method, path, body, headers, 5.0, read)
+
+    def in_a_stream(wire, method="GET", path="/api", body=None, read=5.0, **headers):
+        question = Question(method, path, body, headers)
+        ((_, answer),) = wire.send_all(iter([question]), 4, 5.0, read)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    return alone if request.param == "alone" else in_a_stream
 
 
 LONG = b"x" * 200_000
@@ -81,33 +94,33 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize("form", ANSWERS)
-def test_an_answer_is_read_whole_whatever_its_form(server, wire, form):
+def test_an_answer_is_read_whole_whatever_its_form(server, wire, send, form):
     pieces, body = ANSWERS[form]
     server.script = [pieces, [b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnext"]]
     assert send(wire).data == body
     assert send(wire).data == b"next"
 
 
-def test_a_connection_is_used_again(server, wire):
+def test_a_connection_is_used_again(server, wire, send):
     server.script = [ANSWERS["a length"][0], ANSWERS["chunks"][0], ANSWERS["nothing"][0]]
     for _ in range(3):
         send(wire)
     assert server.connections == 1
 
 
-def test_a_connection_that_the_server_gave_up_is_not(server, wire):
+def test_a_connection_that_the_server_gave_up_is_not(server, wire, send):
     server.script = [CLOSED, ANSWERS["a length"][0]]
     assert [send(wire).data, send(wire).data] == [b"hi", b"hi"]
     assert server.connections == 2
 
 
-def test_status_and_retry_after_come_through(server, wire):
+def test_status_and_retry_after_come_through(server, wire, send):
     server.script = [[b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 7\r\nContent-Length: 0\r\n\r\n"]]
     answer = send(wire)
     assert (answer.status, answer.retry_after) == (429, "7")
 
 
-def test_a_request_goes_out_in_one_piece(server, wire):
+def test_a_request_goes_out_in_one_piece(server, wire, send):
     server.script = [ANSWERS["a length"][0]]
     send(wire, "PATCH", "/api/v1?a=b", b"{}", Accept="application/json")
     head, _, body = server.asked[0].partition(b"\r\n\r\n")
@@ -118,7 +131,7 @@ def test_a_request_goes_out_in_one_piece(server, wire):
     assert body == b"{}"
 
 
-def test_a_server_below_a_path_is_asked_there(server):
+def test_a_server_below_a_path_is_asked_there(server, send):
     wire = Wire(PoolManager(), f"http://127.0.0.1:{server.port}/k8s/clusters/c-1/")
     server.script = [ANSWERS["a length"][0]]
     send(wire, path="/api/v1")
@@ -137,7 +150,7 @@ NONSENSE = {
 
 
 @pytest.fixture(params=["a new connection", "an open one"])
-def warm(request, server, wire):
+def warm(request, server, wire, send):
     """A script, over a connection that is new, or has answered before. How many requests that took."""
     before = [ANSWERS["a length"][0]] if request.param == "an open one" else []
 
@@ -151,14 +164,14 @@ def warm(request, server, wire):
 
 
 @pytest.mark.parametrize("form", NONSENSE)
-def test_what_is_no_answer_is_an_error_and_is_not_asked_for_again(server, wire, warm, form):
+def test_what_is_no_answer_is_an_error_and_is_not_asked_for_again(server, wire, send, warm, form):
     before = warm(NONSENSE[form], [b"never asked for"])
     with pytest.raises(HTTPError):
         send(wire)
     assert len(server.asked) == before + 1
 
 
-def test_after_an_error_the_connection_is_not_used_again(server, wire, warm):
+def test_after_an_error_the_connection_is_not_used_again(server, wire, send, warm):
     warm(NONSENSE["no number"], ANSWERS["a length"][0])
     with pytest.raises(HTTPError):
         send(wire)
@@ -167,19 +180,19 @@ def test_after_an_error_the_connection_is_not_used_again(server, wire, warm):
     assert server.connections == before + 1
 
 
-def test_a_length_that_is_none_is_an_error(server, wire):
+def test_a_length_that_is_none_is_an_error(server, wire, send):
     server.script = [[b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", b""]]
     with pytest.raises(HTTPError):
         send(wire)
 
 
-def test_nobody_smuggles_a_header_in(wire, warm):
+def test_nobody_smuggles_a_header_in(wire, send, warm):
     warm(ANSWERS["nothing"][0])
     with pytest.raises(ValueError, match="line break"):
         send(wire, Accept="a\r\nX: y")
 
 
-def test_silence_is_an_error_in_time(wire, warm):
+def test_silence_is_an_error_in_time(wire, send, warm):
     warm([b"HTTP/1.1 200 OK\r\n"], [])
-    with pytest.raises(HTTPError):
-        wire.send("GET", "/api", None, {}, 5.0, 0.05)
+    with pytest.raises(ReadTimeoutError):
+        send(wire, read=0.05)
