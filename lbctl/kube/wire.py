@@ -89,6 +89,7 @@ class Wire:
         Questions are drawn as there is room for them, `at_once` on their way at a time, and answers come as they come.
         None says that there is no question right now: it ends when there is none and every answer is there. What went
         wrong is an error of urllib3's, or the ValueError of a question that cannot be sent. Nothing is sent twice.
+        Questions are small: while one is sent, or a connection is opened, answers wait.
         """
         if self._manager.proxy is not None:
             yield from self._in_turn(questions, connect, read)
@@ -99,7 +100,7 @@ class Wire:
                 for question in flock.room(questions):
                     yield from flock.depart(asked, question)
                     asked += 1
-                if not flock:
+                if flock.landed:
                     return
                 yield from flock.arrivals()
 
@@ -175,18 +176,19 @@ class Wire:
             connection.request(method, url, body, headers)
             answer = connection.answer()
             whole = True
-        except TimeoutError as late:
-            raise self._too_late(url, read) from late
         except (OSError, HTTPException) as broken:
-            raise ProtocolError("Connection aborted.", broken) from broken
+            raise self._no_answer(broken, url, read) from broken
         finally:
             if not whole:
                 connection.close()
             self._return(connection)
         return answer
 
-    def _too_late(self, url: str, read: float) -> ReadTimeoutError:
-        return ReadTimeoutError(self._pool, url, f"Read timed out. (read timeout={read})")
+    def _no_answer(self, broken: Exception, url: str, read: float) -> HTTPError:
+        """What happened on an open connection, in urllib3's words."""
+        if isinstance(broken, TimeoutError):
+            return ReadTimeoutError(self._pool, url, f"Read timed out. (read timeout={read})")
+        return ProtocolError("Connection aborted.", broken)
 
     def close(self) -> None:
         """Close idle connections."""
@@ -289,7 +291,7 @@ class _Flock:
         self._selector = DefaultSelector()
         self._free: list[_Lean] = []
         self._flights: dict[_Lean, _Flight] = {}
-        self._opened = False
+        self._opened = self._nobody = False
 
     def __enter__(self) -> Self:
         return self
@@ -301,13 +303,19 @@ class _Flock:
         for connection in (*self._flights, *self._free):
             self._wire._return(connection)
 
-    def __len__(self) -> int:
-        return len(self._flights)
+    @property
+    def landed(self) -> bool:
+        """Is every answer there, and was there nothing more to ask?"""
+        return self._nobody and not self._flights
 
     def room(self, questions: Iterator[Question | None]) -> Iterator[Question]:
         """As many as may depart now: one connection at most is opened in between two looks for answers."""
-        self._opened = False
-        while len(self._flights) < self._most and not self._opened and (question := next(questions, None)) is not None:
+        self._opened = self._nobody = False
+        while len(self._flights) < self._most and not self._opened:
+            question = next(questions, None)
+            if question is None:
+                self._nobody = True
+                return
             yield question
 
     def depart(self, number: int, question: Question) -> Iterator[tuple[int, Exception]]:
@@ -325,19 +333,23 @@ class _Flock:
             connection.sock.settimeout(0)
         except (OSError, ValueError) as broken:
             self._drop(connection)
-            yield number, broken if isinstance(broken, ValueError) else ProtocolError("Connection aborted.", broken)
+            yield number, broken if isinstance(broken, ValueError) else self._no_answer(broken, url)
             return
         self._flights[connection] = _Flight(number, connection, url, _Come(), time.monotonic() + self._read)
 
     def _connection(self) -> _Lean:
-        if self._free:
-            return self._free.pop()
+        while self._free:
+            free = self._free.pop()
+            if not is_connection_dropped(free):  # type: ignore[arg-type]
+                return free
+            self._drop(free)
         try:
             connection = self._wire._take()
         except Empty:
             connection = None
         if connection is None:
-            connection, self._opened = self._new(), True
+            self._opened = True
+            connection = self._new()
         self._selector.register(connection.sock, EVENT_READ, connection)
         return connection
 
@@ -350,7 +362,7 @@ class _Flock:
 
     def arrivals(self) -> Iterator[tuple[int, Answer | Exception]]:
         """What has come, after waiting for it a moment; and what has not come in time."""
-        for key, _events in self._selector.select(GLANCE):
+        for key, _events in self._selector.select(GLANCE if self._flights else 0):
             flight = self._flights.get(key.data)
             if flight is None:
                 # The server hangs up, or speaks without being asked.
@@ -362,7 +374,7 @@ class _Flock:
         while self._flights and (oldest := next(iter(self._flights.values()))).until <= now:
             del self._flights[oldest.connection]
             self._drop(oldest.connection)
-            yield oldest.number, self._wire._too_late(oldest.url, self._read)
+            yield oldest.number, self._no_answer(TimeoutError(), oldest.url)
 
     def _arrived(self, flight: _Flight) -> Answer | Exception | None:
         """The answer, or why there will be none; None where more has to come."""
@@ -371,7 +383,7 @@ class _Flock:
         except (OSError, HTTPException) as broken:
             del self._flights[flight.connection]
             self._drop(flight.connection)
-            return ProtocolError("Connection aborted.", broken)
+            return self._no_answer(broken, flight.url)
         if answer is not None:
             del self._flights[flight.connection]
             self._keep(flight.connection)
@@ -388,6 +400,9 @@ class _Flock:
                 return flight.connection.answer(flight.come.add(piece))
             except _NotYet:
                 continue
+
+    def _no_answer(self, broken: Exception, url: str) -> HTTPError:
+        return self._wire._no_answer(broken, url, self._read)
 
     def _keep(self, connection: _Lean) -> None:
         if connection.sock is None:
