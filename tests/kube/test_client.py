@@ -9,7 +9,19 @@ from urllib3.exceptions import ConnectTimeoutError, ProxyError, ReadTimeoutError
 
 from lbctl import __version__
 from lbctl.errors import SettingsError, Unavailable
-from lbctl.kube.client import MERGE, ApiError, Client, Conflict, Forbidden, Gone, NotFound, Throttled, Unreachable
+from lbctl.kube.client import (
+    MERGE,
+    STRATEGIC,
+    ApiError,
+    Client,
+    Conflict,
+    Forbidden,
+    Gone,
+    NotFound,
+    Patch,
+    Throttled,
+    Unreachable,
+)
 
 
 def test_bytes_come_back_as_they_are(api, client):
@@ -192,3 +204,113 @@ def test_many_threads_share_one_client(api, client):
     for thread in threads:
         thread.join()
     assert len(api.asked) == 40
+
+
+def test_many_writes_go_as_one_write_does(api, client):
+    api.plan(api.json({"n": 1}), api.json({"n": 2}))
+    patches = [Patch("/x", {"a": [1]}), Patch("/y", {}, MERGE)]
+    assert dict(client.patch_all(iter(patches), 1)) == {0: b'{"n": 1}', 1: b'{"n": 2}'}
+    assert [(asked["method"], asked["path"], asked["body"]) for asked in api.asked] == [
+        ("PATCH", "/x", {"a": [1]}), ("PATCH", "/y", {}),
+    ]  # fmt: skip
+    heads = [asked["headers"] for asked in api.asked]
+    assert [head["Content-Type"] for head in heads] == [STRATEGIC, MERGE]
+    assert {(head["authorization"], head["User-Agent"]) for head in heads} == {
+        ("Bearer made-up", f"lbctl/{__version__} (test)")
+    }
+
+
+def test_what_became_of_each_of_many_writes_is_a_value_and_told_of(api, client):
+    seen = []
+    watched = Client(client._api, observe=seen.append)
+    api.plan(api.json({}), api.error(404), api.hang_up(), api.error(429, Retry_After="7"))
+    answers = dict(watched.patch_all(iter([Patch("/x", {})] * 4), 1))
+    assert [type(answers[number]) for number in range(4)] == [bytes, NotFound, Unavailable, Throttled]
+    assert answers[3].retry_after == 7
+    assert {call.operation for call in seen} == {"patch"}
+    assert [call.code for call in seen] == [None, "ok", None, "404", None, "no-answer", None, "429"]
+
+
+def test_many_writes_to_nobody_are_unreachable_each(api, client):
+    nobody = Client(client._api)
+    nobody._wire._pool.port = 1
+    answers = dict(nobody.patch_all(iter([Patch("/x", {})] * 3), 2))
+    assert [type(answers[number]) for number in range(3)] == [Unreachable] * 3
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def rotating(client):
+    """(a client whose token is changed by hand, its clock, what gives a token or raises)."""
+    clock, tokens = Clock(), iter(["Bearer one", "Bearer two", "Bearer three"])
+    made = Client(client._api, clock=clock)
+
+    def hook(configuration):
+        # As newer and as older releases of the official client name it.
+        configuration.api_key.update(dict.fromkeys(("BearerToken", "authorization"), next(tokens)))
+
+    client._api.configuration.refresh_api_key_hook = hook
+    return made, clock
+
+
+def shown(api):
+    return [asked["headers"]["authorization"] for asked in api.asked]
+
+
+def test_a_stream_of_writes_asks_for_its_credentials_again_after_a_second(api, rotating):
+    client, clock = rotating
+    api.plan(*[api.json({})] * 4)
+
+    def patches():
+        for moment in (0.0, 0.9, 1.0, 1.9):
+            clock.now = moment
+            yield Patch("/x", {})
+
+    assert len(list(client.patch_all(patches(), 1))) == 4
+    assert shown(api) == ["Bearer one", "Bearer one", "Bearer two", "Bearer two"]
+
+
+def test_credentials_that_cannot_be_read_again_just_now_serve_on(api, rotating):
+    client, clock = rotating
+    api.plan(*[api.json({})] * 3)
+
+    def away(_configuration):
+        raise FileNotFoundError("token")
+
+    def patches():
+        yield Patch("/x", {})
+        known, client._api.configuration.refresh_api_key_hook = client._api.configuration.refresh_api_key_hook, away
+        clock.now = 1.5
+        yield Patch("/x", {})
+        client._api.configuration.refresh_api_key_hook = known
+        clock.now = 3.0
+        yield Patch("/x", {})
+
+    assert len(list(client.patch_all(patches(), 1))) == 3
+    assert shown(api) == ["Bearer one", "Bearer one", "Bearer two"]
+
+
+def test_a_stream_of_writes_does_not_begin_without_credentials(api, client):
+    def away(_configuration):
+        raise FileNotFoundError("token")
+
+    client._api.configuration.refresh_api_key_hook = away
+    patches = iter([Patch("/x", {})])
+    with pytest.raises(Unreachable, match="credentials"):
+        list(client.patch_all(patches, 1))
+    assert list(patches), "whoever brings it has to hear of it another way, and may bring it again"
+
+
+def test_there_is_no_calm_while_a_stream_of_writes_goes_on(api, client):
+    api.plan(api.json({}), api.json({}))
+    answers = client.patch_all(iter([Patch("/x", {})] * 2), 1)
+    next(answers)
+    assert not client.calm(0.0)
+    assert len(list(answers)) == 1
+    assert client.calm(0.0)
