@@ -254,10 +254,15 @@ class Statuses:
     def bring(self, changes: Iterator[Change | None], answered: Answered) -> None:
         """The same for as many as come, on this thread alone: see `Streaming`."""
         flying: dict[Owner, Change] = {}
-        with closing(self._writer.patch_all(self._needed(changes, flying, answered), self._at_once)) as answers:
-            for service, written in answers:
-                change = flying.pop(read.owner(service))
-                answered(change.owner, self._outcome(change, written))
+        try:
+            with closing(self._writer.patch_all(self._needed(changes, flying, answered), self._at_once)) as answers:
+                for service, written in answers:
+                    change = flying.pop(read.owner(service))
+                    answered(change.owner, self._outcome(change, written))
+        finally:
+            # Broken off: as without an answer.
+            for owner in flying:
+                self._rivals.forget(owner)
 
     def _needed(
         self, changes: Iterator[Change | None], flying: dict[Owner, Change], answered: Answered

@@ -1,15 +1,16 @@
 """Statuses: addresses, conditions, and when nothing is written."""
 
+import threading
 from datetime import UTC, datetime
 
 import msgspec
 import pytest
 
-from lbctl.errors import Retry
+from lbctl.errors import LbctlError, Retry, Unavailable
 from lbctl.kube import objects, store
 from lbctl.kube.status import Statuses
 from lbctl.model import DEGRADED, READY, SERVING, Endpoints, LoadBalancer, Node, Note, Owner, Ref, Refusal, Resource
-from lbctl.plan import diff
+from lbctl.plan import Change, diff
 from lbctl.provider import Failure, Scope
 from lbctl.stack import Outcome
 
@@ -327,3 +328,139 @@ def test_a_write_of_ours_whose_answer_was_lost_is_no_rivals(fight, api, statuses
         statuses.apply([resolved(plan(statuses, host="b")[0], ({"hostname": "rival.example.com"},))])
         assert overwritten() == ("True", "ready")
         written()
+
+
+# -- as they come ----------------------------------------------------------------------------------------------------
+
+API = Owner("default/api")
+
+
+@pytest.fixture
+def both(statuses, services):
+    """(a change that has to be written, of `web`; one that is right already, of `api`)."""
+    put(services, body([HOST], [TRUE, SERVES], name="api", uid="u2"))
+    right = Resource("status", API, API, {"ingress": (HOST,), "conditions": {READY: SAYS, SERVING: TOLD}})
+    put(services, body())
+    (change,) = plan(statuses)
+    return resolved(change), Change("update", "status", API, API, after=right)
+
+
+SAYS, TOLD = (tuple(said[key] for key in ("status", "reason", "message")) for said in (TRUE, SERVES))
+
+
+def brought(statuses, *changes):
+    """What each was answered, in the order of the answers."""
+    answers = {}
+    statuses.bring(iter(changes), answers.__setitem__)
+    return answers
+
+
+def test_what_is_right_already_waits_for_no_write(api, statuses, both):
+    answers, right = {}, threading.Event()
+
+    def answer(handler):
+        assert right.wait(10)
+        api.json(body([HOST], [TRUE, SERVES], version="6"))(handler)
+
+    def answered(owner, answer):
+        answers[owner] = answer
+        right.set()
+
+    api.plan(answer)
+    statuses.bring(iter(both), answered)
+    assert list(answers.items()) == [(API, both[1].after), (WEB, both[0].after)]
+    assert [asked["path"].rpartition("/services/")[2] for asked in api.asked] == ["web/status"]
+
+
+@pytest.mark.parametrize(("status", "expected"), [(409, Retry), (404, Resource), (422, Retry), (503, Unavailable)])
+def test_each_refusal_of_a_status_says_how_to_go_on(api, statuses, both, status, expected):
+    api.plan(api.error(status))
+    assert isinstance(brought(statuses, *both)[WEB], expected)
+
+
+@pytest.mark.parametrize("status", [404, 422])
+def test_there_is_nothing_to_clear_on_another_service_of_this_name(api, statuses, services, status):
+    put(services, body([], [TRUE], type="ClusterIP"))
+    api.plan(api.error(status))
+    assert brought(statuses, *plan(statuses, lb=None)) == {WEB: None}
+
+
+def test_a_status_without_an_answer_may_be_there_all_the_same(fight, api, statuses):
+    written, overwritten = fight
+    for _ in range(2):
+        api.plan(api.hang_up())
+        change = resolved(plan(statuses, host="b")[0], ({"hostname": "rival.example.com"},))
+        assert isinstance(brought(statuses, change)[WEB], Unavailable)
+        assert overwritten() == ("True", "ready")
+        written()
+
+
+def test_a_status_on_its_way_when_all_breaks_off_may_be_there_all_the_same(fight, api, statuses):
+    written, overwritten = fight
+    for _ in range(2):
+
+        def changes():
+            yield resolved(plan(statuses, host="b")[0], ({"hostname": "rival.example.com"},))
+            raise LookupError("a fault")
+
+        before = len(api.asked)
+        with pytest.raises(LookupError):
+            statuses.bring(changes(), lambda _owner, _answer: None)
+        api.heard(before + 1)
+        assert overwritten() == ("True", "ready")
+        written()
+
+
+@pytest.mark.parametrize("echo", ["before", "after"])
+def test_the_watchs_echo_of_a_status_is_nobodys_news(api, statuses, services, both, echo):
+    heard, echoed = [], body([HOST], [TRUE, SERVES], version="6")
+
+    def answer(handler):
+        if echo == "before":
+            put(services, echoed)
+        api.json(echoed)(handler)
+
+    services.subscribe(lambda *event: heard.append(event))
+    heard.clear()
+    api.plan(answer)
+    brought(statuses, both[0])
+    put(services, echoed)
+    assert heard == []
+    assert services.get(WEB).ingress
+
+
+def test_what_the_watch_said_while_a_status_was_refused_is_news(api, statuses, services, both):
+    heard = []
+
+    def answer(handler):
+        put(services, body(version="6", annotations={"a": "b"}))
+        assert heard == []
+        api.error(409)(handler)
+
+    services.subscribe(lambda what, _old, _new: heard.append(what))
+    heard.clear()
+    api.plan(answer)
+    brought(statuses, both[0])
+    assert heard == ["updated"]
+
+
+def test_what_the_watch_said_before_all_broke_off_is_news(api, statuses, services, both):
+    heard = []
+
+    def changes():
+        yield both[0]
+        put(services, body(version="6", annotations={"a": "b"}))
+        raise LookupError("a fault")
+
+    services.subscribe(lambda what, _old, _new: heard.append(what))
+    heard.clear()
+    with pytest.raises(LookupError):
+        statuses.bring(changes(), lambda _owner, _answer: None)
+    assert heard == ["updated"]
+
+
+def test_an_answer_that_cannot_be_read_fails_its_own_service_alone(api, statuses, both):
+    api.plan(api.json([]))
+    answers = brought(statuses, *both)
+    assert isinstance(answers[WEB], LbctlError)
+    assert answers[API] == both[1].after
