@@ -229,7 +229,7 @@ class Statuses:
         if owner in seen.facts["conflicts"]:
             message = (
                 "somebody else keeps writing status.loadBalancer: stop the other controller or give the Service a "
-                "loadBalancerClass; lbctl tries again at its first audit after ten minutes, and at once when its spec or "
+                "loadBalancerClass; lbctl tries again at its first audit after ten minutes, and as soon as its spec or "
                 "annotations change"
             )
             return _said("False", CONFLICT, message), True
