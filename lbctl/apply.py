@@ -18,7 +18,8 @@ Nothing here sleeps. "Not ready yet" ends the lane with `Retry`, and the lane is
 import logging
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from inspect import GEN_CREATED, getgeneratorstate
 from queue import SimpleQueue
 from typing import Any, Literal
 
@@ -121,13 +122,13 @@ class _Crew:
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._open = 0
-        self._ended = False
+        self.ended = False
 
     def submit(self, task: Callable[..., None], *arguments: object) -> None:
         """Have it done soon; after `end`, never."""
         with self._lock:
             self._open += 1
-            if len(self._threads) < min(self._open, self._most) and not self._ended:
+            if len(self._threads) < min(self._open, self._most) and not self.ended:
                 name = f"lane-{len(self._threads)}"
                 self._threads.append(threading.Thread(target=self._work, name=name, daemon=True))
                 self._threads[-1].start()
@@ -136,7 +137,7 @@ class _Crew:
     def end(self, *, wait: bool) -> None:
         """What has not begun is dropped. With `wait`, until the threads have ended."""
         with self._lock:
-            self._ended = True
+            self.ended = True
             threads = list(self._threads)
         for _thread in threads:
             self._tasks.put(None)
@@ -147,7 +148,7 @@ class _Crew:
         while (job := self._tasks.get()) is not None:
             task, arguments = job
             try:
-                if not self._ended:
+                if not self.ended:
                     task(*arguments)
             except Exception:
                 # A fault of ours (no plugin's): no owner is to blame for it, but it must be seen.
@@ -181,7 +182,7 @@ class Lanes:
         self._documents = {kind.name: kind.document for kind in kinds if kind.document}
         self._bring, self._stream = bring, _Stream()
         self._streamed = next((kind.name for kind in kinds if kind.streamed and bring is not None), None)
-        self._local = {kind.name for kind in kinds if kind.local and self._streamed is not None}
+        self._swift = {kind.name for kind in kinds if (kind.local or kind.streamed) and self._streamed is not None}
         self._crew = _Crew(workers)
         self._lock = threading.Condition()
         self._lanes: dict[Owner, _Lane] = {}
@@ -276,7 +277,7 @@ class Lanes:
                 return False
             if step.kind == self._streamed:
                 return True
-            if locally and step.kind not in self._local:
+            if locally and step.kind not in self._swift:
                 self._crew.submit(self._run, lane)
                 return False
             if not self._settle(lane, self._carry_out([step])):
@@ -360,14 +361,14 @@ class Lanes:
             log.exception("a listener of the lanes raised")
 
     def _wake(self, lanes: Sequence[_Lane]) -> None:
-        """Have them go on. Those whose next step is no call are no work for many threads."""
-        local: list[_Lane] = []
+        """Have them go on. Those whose next step is no call, or the stream's, are no work for many threads."""
+        swift: list[_Lane] = []
         for lane in lanes:
-            if lane.next and lane.next.kind in self._local:
-                local.append(lane)
+            if lane.next and lane.next.kind in self._swift:
+                swift.append(lane)
             else:
                 self._crew.submit(self._run, lane)
-        if local and self._stream.join(local):
+        if swift and self._stream.join(swift):
             self._crew.submit(self._carry_stream)
 
     # -- steps --------------------------------------------------------------------------------------------------
@@ -404,20 +405,22 @@ class Lanes:
             if self._settle(lane, [answer]):
                 self._wake([lane]) if lane.next else self._land(lane, None)
 
-        while not self._stream.leave():
+        while not self._crew.ended and not self._stream.leave():
+            changes = self._taken(flying)
             fault: Exception = LbctlError(f"a {self._streamed} was left without an answer", reason="plugin-fault")
             try:
-                self._bring(self._taken(flying), answered)
+                self._bring(changes, answered)
             except Exception as error:  # noqa: BLE001
                 fault = error
-                if not flying and (lane := self._stream.take()) is not None:
-                    flying[lane.owner] = lane
+            if getgeneratorstate(changes) == GEN_CREATED and (lane := self._stream.take()) is not None:
+                # It did not even begin. Whoever is next hears of it, or this would go on for ever.
+                flying[lane.owner] = lane
             while flying:
                 self._land(flying.popitem()[1], fault)
 
-    def _taken(self, flying: dict[Owner, _Lane]) -> Iterator[Change | None]:
-        """The streamed step of each lane that has come; None while there is none."""
-        while True:
+    def _taken(self, flying: dict[Owner, _Lane]) -> Generator[Change | None, None, None]:
+        """The streamed step of each lane that has come; None while there is none. It ends with the crew."""
+        while not self._crew.ended:
             if (lane := self._stream.take()) is None:
                 yield None
             elif self._advance(lane, locally=True):
