@@ -314,3 +314,20 @@ def test_there_is_no_calm_while_a_stream_of_writes_goes_on(api, client):
     assert not client.calm(0.0)
     assert len(list(answers)) == 1
     assert client.calm(0.0)
+
+
+def test_an_observer_that_raises_hangs_up_on_what_is_on_its_way(api, client):
+    left = threading.Event()
+
+    def until_it_hangs_up(handler):
+        handler.connection.recv(1)
+        left.set()
+
+    def observe(call):
+        if call.code == "ok":
+            raise LookupError("a crash")
+
+    api.plan(until_it_hangs_up, api.json({}))
+    with pytest.raises(LookupError) as held:
+        list(Client(client._api, observe=observe).patch_all(iter([Patch("/x", {})] * 2), 2))
+    assert left.wait(10), held
