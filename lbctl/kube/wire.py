@@ -481,6 +481,9 @@ class _Stream:
 
 def _number(text: str | bytes, base: int) -> int:
     try:
-        return int(text, base)
+        number = int(text, base)
     except ValueError as error:
         raise HTTPException(f"a length of {text!r}") from error
+    if number < 0:
+        raise HTTPException(f"a length of {number}")
+    return number

@@ -145,6 +145,8 @@ NONSENSE = {
     "half a head": [b"HTTP/1.1 200 OK\r\nContent-", b""],
     "half a body": [b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhi", b""],
     "half a chunk": [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nhi", b""],
+    "less than nothing": [b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nhi", b""],
+    "a chunk of less": [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\nhi\r\n0\r\n\r\n", b""],
     "an endless head": [b"HTTP/1.1 200 OK\r\n" + b"A: " + b"b" * 200_000, b""],
 }
 
