@@ -2,7 +2,7 @@
 
 `reconcile.py` starts plans here and hears how each lane landed. A lane is the steps of one owner. It ends at its first
 error, so whatever comes after (the status, the removal of the claim) never claims what did not happen. A slow or
-failing call holds up its own lane and nobody else's. Three things connect lanes:
+failing call holds up its own lane and nobody else's. Four things connect lanes:
 
 - A step with a `Ref` to something that another lane is about to create waits for that, without a thread.
 - Steps of one document that are ready together reach the provider together; a batch closes when nothing in flight
