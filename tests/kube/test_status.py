@@ -1,16 +1,18 @@
 """Statuses: addresses, conditions, and when nothing is written."""
 
+import random
 import threading
 from datetime import UTC, datetime
 
 import msgspec
 import pytest
 
+from lbctl.apply import Lanes
 from lbctl.errors import LbctlError, Retry, Unavailable
 from lbctl.kube import objects, store
 from lbctl.kube.status import Statuses
 from lbctl.model import DEGRADED, READY, SERVING, Endpoints, LoadBalancer, Node, Note, Owner, Ref, Refusal, Resource
-from lbctl.plan import Change, diff
+from lbctl.plan import Change, Plan, diff
 from lbctl.provider import Failure, Scope
 from lbctl.stack import Outcome
 
@@ -464,3 +466,33 @@ def test_an_answer_that_cannot_be_read_fails_its_own_service_alone(api, statuses
     answers = brought(statuses, *both)
     assert isinstance(answers[WEB], LbctlError)
     assert answers[API] == both[1].after
+
+
+def test_whatever_becomes_of_the_answers_each_lane_lands_once(api, statuses, services):
+    chance, landed = random.Random(5), []
+    owners = [Owner(f"default/s{number}") for number in range(200)]
+    after = {"ingress": (HOST,), "conditions": {READY: SAYS, SERVING: TOLD}}
+    for owner in owners:
+        put(services, body(name=owner.partition("/")[2]))
+
+    def written(handler):
+        name = handler.path.split("/")[-2]
+        api.json(body([HOST], [TRUE, SERVES], version="6", name=name))(handler)
+
+    def half(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Length", "100")
+        handler.end_headers()
+        handler.wfile.write(b"{")
+        handler.close_connection = True
+
+    forms = [written, half, api.hang_up(), api.error(404), api.error(409), api.error(500), api.error(429)]
+    said = [chance.choice([*forms, *[written] * 10]) for _ in owners]
+    api.plan(*said)
+    lanes = Lanes(statuses.apply, statuses.kinds, bring=statuses.bring, landed=landed.append)
+    lanes.start(Plan(tuple(Change("create", "status", o, o, after=Resource("status", o, o, after)) for o in owners)))
+    assert lanes.wait(60)
+    assert sorted(result.owner for result in landed) == sorted(owners)
+    assert sum(bool(services.get(owner).ingress) for owner in owners) == said.count(written)
+    assert sum(result.outcome == "done" for result in landed) == sum(form in (written, forms[3]) for form in said)
+    assert sum(result.unclear for result in landed) == sum(form in (half, forms[2], forms[5]) for form in said)
