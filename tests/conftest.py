@@ -1,7 +1,10 @@
 """For all tests: speed is a benchmark's matter (tests/bench), so hypothesis sets no deadlines.
 
-What the labs measured is printed at the end all the same; no test depends on it.
+What the labs measured is printed at the end all the same; no test depends on it. Tests that press Ctrl-C need somebody
+who listens: what a shell starts in the background ignores SIGINT, and so would all that we start.
 """
+
+import signal
 
 import msgspec
 import pytest
@@ -9,6 +12,9 @@ from hypothesis import settings
 
 settings.register_profile("lbctl", deadline=None)
 settings.load_profile("lbctl")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
