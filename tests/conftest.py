@@ -17,6 +17,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What is timed must not run side by side: that pytest-xdist lost a group would be noticed by nobody."""
+    grouped = (item for item in session.items if item.get_closest_marker("xdist_group"))
+    if getattr(session.config.option, "loadgroup", False) and (lost := [i for i in grouped if "@" not in i.nodeid]):
+        pytest.exit(f"pytest-xdist does not see the groups of {len(lost)} tests, {lost[0].nodeid} first", 3)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """The failover table, out of what tests recorded as the property `failover`."""
     reports = [report for category in ("passed", "failed") for report in terminalreporter.getreports(category)]
