@@ -17,6 +17,7 @@ from lbctl_l2.lab.table import Row
 PURE = ("test_measured.py",)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     mine = [item for item in items if item.path.parent == here and item.path.name not in PURE]

@@ -15,6 +15,7 @@ from lbctl_l2.wire import Timing
 _HERE = Path(__file__).parent
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leaves the packet tests out together, saying how many; never in CI, where one that cannot run has failed."""
     mine = [item for item in items if item.path.parent == _HERE]
