@@ -41,7 +41,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 def item_and_promise(nodeid: str) -> tuple[str, str]:
     """`…::test_p1_only_requests_are_answered` → P1, the sentence."""
-    words = nodeid.partition("::test_")[2].split("_")
+    words = nodeid.partition("::test_")[2].removesuffix("@packets").split("_")
     numbered = words[0][:1] in "pni" and words[0][1:].isdigit()
     return (words[0].upper(), " ".join(words[1:])) if numbered else ("+", " ".join(words))
 
