@@ -77,8 +77,12 @@ def _plain(item: Any) -> Any:
 
 def _json(said: Mapping[str, Any]) -> str:
     """In one line and in ASCII alone, whoever reads it."""
-    text = msgspec.json.encode(said, enc_hook=str).decode()
-    return text if text.isascii() else json.dumps(said, default=str, separators=(",", ":"))
+    try:
+        text = msgspec.json.encode(said, enc_hook=str).decode()
+    except (OverflowError, UnicodeEncodeError):
+        # Numbers beyond 64 bits, and bytes of a path that are no text.
+        text = ""
+    return text if text and text.isascii() else json.dumps(said, default=str, separators=(",", ":"))
 
 
 class JsonLines(logging.Formatter):

@@ -268,9 +268,10 @@ class Client:
         return _good(response)
 
     def patch_all(self, patches: Iterator[Patch | None], at_once: int) -> Iterator[tuple[int, bytes | LbctlError]]:
-        """PATCH as many objects as come, from one thread: (which, the answer's body or what `request` would raise).
+        """PATCH as many objects as come, from one thread: (which, the answer's body or why there is none).
 
-        `at_once` are on their way at a time; answers come as they come. None says that there is none right now.
+        Errors are those that `request` raises, and `Unavailable` for what cannot be sent at all. `at_once` are on their
+        way at a time; answers come as they come. None says that there is none right now.
         """
         calls: dict[int, tuple[Call, float]] = {}
         with self._counted("PATCH"):

@@ -27,6 +27,14 @@ def test_json_lines_have_a_constant_message_and_fields() -> None:
     assert (line["level"], line["msg"], line["service"], line["count"]) == ("info", "changed", "a/b", 2)
 
 
+@pytest.mark.parametrize("value", ["schön", "\udcff", 2**70, "x\ny", True, None, 0.5])
+def test_a_json_line_is_ascii_and_says_whatever_it_was_given(value: object) -> None:
+    said = logged("json", "changed", value=value)
+    assert said.isascii()
+    assert said.count("\n") == 1
+    assert json.loads(said)["value"] == value
+
+
 def test_auto_is_json_where_nobody_looks() -> None:
     assert logged("auto", "x").startswith("{")
 
@@ -53,6 +61,17 @@ def test_no_secret_is_logged(form: str, secret: str) -> None:
     said = logged(form, "failed", error=f"it said {secret}", api_token="hunter22") + logged(form, secret)
     for word in ("hunter22", "abcdefgh", "AKIA", "0123456789", "s3cr3t"):
         assert word not in said
+
+
+PIECES = st.sampled_from([
+    "Bearer ", "basic ", "TOKEN", "client-Secret", "=", ": ", "AKIA", "ASIAABCDEFGHIJKLMNOP", "s3cr3t99", "password",
+    "-Signature", '"', " ", "a/b", "\n",
+])  # fmt: skip
+
+
+@given(st.lists(PIECES, max_size=8).map("".join))
+def test_a_secret_is_found_in_ascii_as_in_any_other_text(text: str) -> None:
+    assert f"é {redacted(text)}" == redacted(f"é {text}")
 
 
 def test_an_exception_is_logged_without_its_secrets() -> None:

@@ -97,6 +97,18 @@ class Script:
 
         return answer
 
+    def half(self, status: int = 200) -> Answer:
+        """The connection breaks within the answer."""
+
+        def answer(handler: Handler) -> None:
+            handler.send_response(status)
+            handler.send_header("Content-Length", "100")
+            handler.end_headers()
+            handler.wfile.write(b"{")
+            handler.close_connection = True
+
+        return answer
+
     def hang_up(self) -> Answer:
         """The connection breaks without an answer."""
         return lambda handler: setattr(handler, "close_connection", True)

@@ -126,14 +126,7 @@ def test_a_refused_watch_raises_when_it_is_opened(api, client):
 
 
 def test_a_refused_watch_whose_words_break_off_is_still_that_refusal(api, client):
-    def half(handler):
-        handler.send_response(429)
-        handler.send_header("Content-Length", "100")
-        handler.end_headers()
-        handler.wfile.write(b"{")
-        handler.close_connection = True
-
-    api.plan(half)
+    api.plan(api.half(429))
     with pytest.raises(Throttled):
         client.stream("/x", {"watch": "true"}, 5.0)
 
