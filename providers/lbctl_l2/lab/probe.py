@@ -133,6 +133,11 @@ class Prober:
             raise LabError(f"no such frame within {within} s")
         return frame
 
+    def ask(self, frame: bytes, wanted: Frame, within: float = 0.1) -> bytes | None:
+        """Says a frame; the next that is wanted, or None after so many seconds."""
+        self.say(frame)
+        return next((heard for _, heard in self.frames(within) if wanted(heard)), None)
+
     def collect(self, wanted: Frame, during: float) -> list[tuple[float, bytes]]:
         """Every frame that is wanted and comes within so many seconds, with the seconds since the first of them."""
         heard = [(at, frame) for at, frame in self.frames(during) if wanted(frame)]
