@@ -50,16 +50,20 @@ _HINTS = ("bearer", "basic", "secret", "password", "token", "signature", "akia",
 
 def redacted(text: str) -> str:
     """The text without what looks like a credential."""
-    if text.isascii():
-        small = text.lower()
-        if not any(hint in small for hint in _HINTS):
-            return text
+    if _innocent(text):
+        return text
     return _SECRETS.sub(lambda match: (match["keep"] or match["named"] or "") + MASK, text)
 
 
-def _fields(record: logging.LogRecord) -> dict[str, Any]:
+def _innocent(text: str) -> bool:
+    """Can nothing of it look like a credential?"""
+    small = text.lower()
+    return text.isascii() and not any(hint in small for hint in _HINTS)
+
+
+def _fields(record: logging.LogRecord, plain: Callable[[Any], Any]) -> dict[str, Any]:
     own = {name: item for name, item in vars(record).items() if name not in _USUAL}
-    return {name: MASK if _is_secret(name) else _plain(item) for name, item in own.items()}
+    return {name: MASK if _is_secret(name) else plain(item) for name, item in own.items()}
 
 
 @cache
@@ -72,28 +76,42 @@ _PLAIN = (int, float, type(None))
 
 
 def _plain(item: Any) -> Any:
+    return item if isinstance(item, _PLAIN) else str(item)
+
+
+def _safe(item: Any) -> Any:
     return item if isinstance(item, _PLAIN) else redacted(str(item))
 
 
 def _json(said: Mapping[str, Any]) -> str:
     """In one line and in ASCII alone, whoever reads it."""
-    try:
-        text = msgspec.json.encode(said, enc_hook=str).decode()
-    except (OverflowError, UnicodeEncodeError):
-        # Numbers beyond 64 bits, and bytes of a path that are no text.
-        text = ""
+    text = _quickly(said)
     return text if text and text.isascii() else json.dumps(said, default=str, separators=(",", ":"))
+
+
+def _quickly(said: Mapping[str, Any]) -> str:
+    """In one line; empty for numbers beyond 64 bits, and bytes of a path that are no text."""
+    try:
+        return msgspec.json.encode(said, enc_hook=str).decode()
+    except (OverflowError, UnicodeEncodeError):
+        return ""
 
 
 class JsonLines(logging.Formatter):
     """One JSON object per line: ts, level, msg, then the fields; ASCII only."""
 
     def format(self, record: logging.LogRecord) -> str:
+        text = _quickly(self._said(record, _plain))
+        # One look at the whole line instead of one at each part of it.
+        return text if text and _innocent(text) else _json(self._said(record, _safe))
+
+    def _said(self, record: logging.LogRecord, plain: Callable[[Any], Any]) -> dict[str, Any]:
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        said = {"ts": at, "level": record.levelname.lower(), "msg": redacted(record.getMessage()), **_fields(record)}
+        head = {"ts": at, "level": record.levelname.lower(), "msg": plain(record.getMessage())}
+        said = {**head, **_fields(record, plain)}
         if record.exc_info:
-            said["err"] = redacted(self.formatException(record.exc_info))
-        return _json(said)
+            said["err"] = plain(self.formatException(record.exc_info))
+        return said
 
 
 class Lines(logging.StreamHandler[TextIO]):
@@ -134,7 +152,7 @@ class TextLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S")
-        fields = "".join(f"  {name}={for_terminal(str(item))}" for name, item in _fields(record).items())
+        fields = "".join(f"  {name}={for_terminal(str(item))}" for name, item in _fields(record, _safe).items())
         said = f"{at} {record.levelname.lower():7} {for_terminal(redacted(record.getMessage()))}{fields}"
         trace = redacted(self.formatException(record.exc_info)).split("\n") if record.exc_info else []
         return "\n".join([said, *(line(row, 2) for row in trace)])
@@ -194,13 +212,13 @@ class Metrics:
         client.PlatformCollector(registry=registry)
 
         def counter(name: str, text: str, *labels: str) -> Any:
-            return client.Counter(name, text, labels, registry=registry)
+            return _quick(client.Counter(name, text, labels, registry=registry))
 
         def gauge(name: str, text: str, *labels: str) -> Any:
-            return client.Gauge(name, text, labels, registry=registry)
+            return _quick(client.Gauge(name, text, labels, registry=registry))
 
         def histogram(name: str, text: str, *labels: str, buckets: Sequence[float] = LATENCY) -> Any:
-            return client.Histogram(name, text, labels, registry=registry, buckets=buckets)
+            return _quick(client.Histogram(name, text, labels, registry=registry, buckets=buckets))
 
         gauge("lbctl_build_info", "Always 1; the version is the label.", "version").labels(__version__).set(1)
         self.reconciles = counter("lbctl_reconcile_total", "Passes and lanes that ended.", "provider", "result")
@@ -263,6 +281,12 @@ class Metrics:
     def listener(self, provider: str, created: Callable[[Owner], datetime | None]) -> "Watching":
         """What the provider's controller tells."""
         return Watching(self, provider, created)
+
+
+def _quick(metric: Any) -> Any:
+    """With its children at hand: there are few, and to look one up costs more than to count."""
+    metric.labels = cache(metric.labels)
+    return metric
 
 
 class Watching:
