@@ -1,5 +1,6 @@
 """`lbctl run`: the controller, as the Deployment runs it."""
 
+import gc
 import secrets
 import signal
 import socket
@@ -38,6 +39,7 @@ def run(flags: dict[str, Any]) -> int:
     """
     from lbctl.cli.session import Session
 
+    gc.set_threshold(*COLLECT)
     # The first process of a container has no default for signals, and the first answers may take their time.
     _on_signals(lambda: sys.exit(codes.OK))
     house = Controllers(Session(flags, daemon=True))
@@ -190,6 +192,9 @@ class Controllers:
                 self._metrics.services.labels(desk.name, state).set(states[desk.name, state])
         return self._metrics.text()
 
+
+COLLECT = (10_000, 20, 100)
+"""gc's thresholds: next to nothing here makes cycles, and to look for some among ten thousand Services takes long."""
 
 LONGEST_PAUSE = 10.0
 """Seconds between two first questions to an API server that is not well, at most."""
