@@ -46,17 +46,17 @@ class Kube:
 
     @staticmethod
     def overhear(client: Client, heard: Callable[[str, str], None]) -> None:
-        """Hear of every request that this client sends: its method and its path, as they go over the wire."""
+        """Hear of every request that this client sends: its method and its path (without a query), on the wire."""
         wire, one, many = client._wire, client._wire.send, client._wire.send_all
 
         def send(method: str, path: str, *rest: Any) -> Any:
-            heard(method, path)
+            heard(method, path.partition("?")[0])
             return one(method, path, *rest)
 
         def told(questions: Iterator[Any]) -> Iterator[Any]:
             for question in questions:
                 if question is not None:
-                    heard(question.method, question.path)
+                    heard(question.method, question.path.partition("?")[0])
                 yield question
 
         def send_all(questions: Iterator[Any], *rest: Any) -> Any:
