@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import urlencode, urlsplit
@@ -21,7 +21,7 @@ import msgspec
 from lbctl import __version__
 from lbctl.errors import CredentialsError, LbctlError, Refused, Retry, SettingsError, Unavailable
 from lbctl.kube.objects import Status
-from lbctl.kube.postponed import postponed
+from lbctl.kube.postponed import later, postponed
 from lbctl.provider import Call, ignore
 
 if TYPE_CHECKING:
@@ -455,20 +455,23 @@ class Official(NamedTuple):
 def official() -> Official:
     """Imported without the models; should a release be built in another way than those we know, then with them."""
     try:
-        with postponed("kubernetes", "kubernetes.client", "kubernetes.client.models"):
-            return _import_official()
+        with postponed("kubernetes", "kubernetes.client", "kubernetes.client.models", "oauthlib", "oauthlib.oauth2"):
+            return _import_official(later)
     except ImportError:
-        return _import_official()
+        return _import_official(lambda *_: nullcontext())
 
 
-def _import_official() -> Official:
+def _import_official(later: Callable[..., AbstractContextManager[None]]) -> Official:
     # Each finds what it wants of the packages above it (`rest`, then the two classes): nothing else makes them run.
-    import kubernetes.client.rest
-    from kubernetes.client.api_client import ApiClient
+    with later("requests.utils", "should_bypass_proxies"):
+        import kubernetes.client.rest
+    with later("multiprocessing.pool", "ThreadPool"):
+        from kubernetes.client.api_client import ApiClient
     from kubernetes.client.configuration import Configuration
 
     vars(sys.modules["kubernetes.client"]).update(ApiClient=ApiClient, Configuration=Configuration)
-    import kubernetes.config
+    with later("requests_oauthlib", "OAuth2Session"):
+        import kubernetes.config
 
     return Official(ApiClient, Configuration, kubernetes.config, kubernetes.client.rest)
 

@@ -6,12 +6,17 @@ those import 700 models and 100 API classes: 33 MiB and a third of a second for 
 parent for more (the sandbox wants the models) gets it: the first name that is missing runs the code, in the same
 module object, and from then on it is an ordinary package. `importlib.util.LazyLoader` cannot do this, because to it
 even the import system's own question for `__path__` is such a name.
+
+`from module import name` asks at once. Where that is a function or class that hardly anybody calls (a proxy's
+exceptions, a login by OAuth, a pool of threads), it is replaced by one that imports the module when it is called
+(`later`): another 6 MiB and a sixth of the time to begin.
 """
 
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec, module_from_spec
 from types import ModuleType
 from typing import Any
@@ -60,6 +65,34 @@ def postponed(*packages: str) -> Iterator[None]:
             if name.startswith(tuple(f"{package}." for package in packages)) or name in packages:
                 del sys.modules[name]
         raise
+
+
+class Later:
+    """A function or class of a module, which is imported when this is called."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self._module, self._name = module, name
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        return getattr(import_module(self._module), self._name)(*arguments, **named)
+
+
+@contextmanager
+def later(module: str, *names: str) -> Iterator[None]:
+    """Within, `from module import name` gives a `Later`, for these names alone; if it was imported before, as ever.
+
+    Whatever is imported within must take nothing else of the module: put this around as little as can be.
+    """
+    if module in sys.modules:
+        yield
+        return
+    stand_in = sys.modules[module] = ModuleType(module)
+    vars(stand_in).update({name: Later(module, name) for name in names})
+    try:
+        yield
+    finally:
+        if sys.modules.get(module) is stand_in:
+            del sys.modules[module]
 
 
 def _postpone(name: str) -> None:

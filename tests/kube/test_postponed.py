@@ -7,7 +7,7 @@ import textwrap
 
 import pytest
 
-from lbctl.kube.postponed import Postponed, postponed
+from lbctl.kube.postponed import Later, Postponed, later, postponed
 
 
 @pytest.fixture
@@ -81,6 +81,32 @@ def test_a_package_that_is_not_there_is_an_import_error():
         pass
 
 
+def test_what_is_taken_for_later_is_imported_when_it_is_called(package):
+    name = package("", "def double(number, times=2): return times * number")
+    user = package(f"from {name}.part import double")
+    with later(f"{name}.part", "double"):
+        taken = importlib.import_module(user).double
+    assert isinstance(taken, Later)
+    assert f"{name}.part" not in sys.modules
+    assert (taken(4), taken(4, times=3)) == (8, 12)
+    assert importlib.import_module(f"{name}.part").double(1) == 2
+
+
+def test_what_nobody_said_is_missing_while_it_is_put_off(package):
+    name = package("", "double = quadruple = None")
+    user = package(f"from {name}.part import quadruple")
+    with pytest.raises(ImportError, match="quadruple"), later(f"{name}.part", "double"):
+        importlib.import_module(user)
+    assert importlib.import_module(user).quadruple is None
+
+
+def test_what_was_imported_before_is_not_put_off(package):
+    name = package("", "color = 'blue'")
+    found = importlib.import_module(f"{name}.part")
+    with later(f"{name}.part", "color"):
+        assert sys.modules[f"{name}.part"] is found
+
+
 def run(code):
     """In a process of its own: here somebody has imported the models long ago."""
     command = [sys.executable, "-c", textwrap.dedent(code)]
@@ -96,6 +122,23 @@ def test_the_official_client_comes_without_its_models():
     """).split()
     assert "kubernetes.client.api_client" in loaded
     assert not [name for name in loaded if name.startswith(("kubernetes.client.models.", "kubernetes.client.api."))]
+
+
+def test_what_the_official_client_hardly_ever_needs_comes_when_it_does():
+    said = run("""
+        import sys
+        from lbctl.kube.client import official
+        ours, kube_config = official(), official().config.kube_config
+        rare = ["requests", "requests_oauthlib", "oauthlib.common", "multiprocessing.pool"]
+        print([name for name in rare if name in sys.modules])
+        print(ours.rest.should_bypass_proxies("https://kube.local", no_proxy="kube.local"))
+        print(kube_config.OAuth2Session(client_id="me").client_id, issubclass(
+            kube_config.oauthlib.oauth2.rfc6749.errors.InvalidClientIdError, Exception))
+        print(ours.api_client(ours.configuration(), pool_threads=1).pool.apply(len, ["three"]))
+        import requests.utils, oauthlib
+        print(requests.utils.should_bypass_proxies.__module__, oauthlib.common.Request.__name__)
+    """)
+    assert said.splitlines() == ["[]", "True", "me True", "5", "requests.utils Request"]
 
 
 def test_who_wants_the_models_in_the_same_process_gets_them():
@@ -127,5 +170,6 @@ def test_a_release_that_is_built_in_another_way_is_imported_as_it_is():
         def another_way(name): raise ImportError(name)
         postponed._postpone = another_way
         print(client.official().api_client.__name__, "kubernetes.client.models.v1_pod" in sys.modules)
+        print("requests" in sys.modules)
     """)
-    assert said == "ApiClient True\n"
+    assert said == "ApiClient True\nTrue\n"
