@@ -453,7 +453,7 @@ class Official(NamedTuple):
 
 @cache
 def official() -> Official:
-    """Imported without the models; should a release be built in another way than those we know, then with them."""
+    """Imported without the models and what else nobody needs here; as it is, should a release be built in another way."""
     try:
         with postponed("kubernetes", "kubernetes.client", "kubernetes.client.models", "oauthlib", "oauthlib.oauth2"):
             return _import_official(later)
@@ -461,16 +461,16 @@ def official() -> Official:
         return _import_official(lambda *_: nullcontext())
 
 
-def _import_official(later: Callable[..., AbstractContextManager[None]]) -> Official:
+def _import_official(lazily: Callable[..., AbstractContextManager[None]]) -> Official:
     # Each finds what it wants of the packages above it (`rest`, then the two classes): nothing else makes them run.
-    with later("requests.utils", "should_bypass_proxies"):
+    with lazily("requests.utils", "should_bypass_proxies"):
         import kubernetes.client.rest
-    with later("multiprocessing.pool", "ThreadPool"):
+    with lazily("multiprocessing.pool", "ThreadPool"):
         from kubernetes.client.api_client import ApiClient
     from kubernetes.client.configuration import Configuration
 
     vars(sys.modules["kubernetes.client"]).update(ApiClient=ApiClient, Configuration=Configuration)
-    with later("requests_oauthlib", "OAuth2Session"):
+    with lazily("requests_oauthlib", "OAuth2Session"):
         import kubernetes.config
 
     return Official(ApiClient, Configuration, kubernetes.config, kubernetes.client.rest)
