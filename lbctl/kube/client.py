@@ -453,7 +453,7 @@ class Official(NamedTuple):
 
 @cache
 def official() -> Official:
-    """Imported without the models and what else nobody needs here; as it is, should a release be built in another way."""
+    """Imported without the models and what else nobody needs; as it is, should a release be built in another way."""
     try:
         with postponed("kubernetes", "kubernetes.client", "kubernetes.client.models", "oauthlib", "oauthlib.oauth2"):
             return _import_official(later)
