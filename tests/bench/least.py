@@ -11,7 +11,8 @@ from ipaddress import IPv4Address
 
 import msgspec
 
-from lbctl.kube.client import MERGE, Client, Patch
+from lbctl.kube.claims import UNWARNED
+from lbctl.kube.client import STRATEGIC, Client, Patch
 from lbctl.kube.objects import SERVICES, Bare, ListEnvelope
 from tests.bench import pool
 
@@ -31,7 +32,8 @@ def _patches(listed: ListEnvelope) -> Iterator[Patch]:
     for number, raw in enumerate(listed.items or ()):
         metadata = msgspec.json.decode(raw, type=Bare).metadata
         body = {"status": {"loadBalancer": {"ingress": [{"ip": str(IPv4Address(pool.FIRST + number))}]}}}
-        yield Patch(SERVICES.path(metadata["namespace"], metadata["name"], "status"), body, MERGE)
+        path = SERVICES.path(metadata["namespace"], metadata["name"], "status")
+        yield Patch(f"{path}?{UNWARNED}", body, STRATEGIC)
 
 
 if __name__ == "__main__":

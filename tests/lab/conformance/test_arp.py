@@ -120,7 +120,9 @@ def test_p6_a_socket_that_fails_is_opened_again(segment, speaker):
     for _ in range(3):
         segment.node.run("link set eth0 down", "link set eth0 up")
     # Asked as a client asks: Linux may tell of a carrier up to a second late (net/core/link_watch.c).
-    answer = next(filter(None, (segment.prober.ask(Arp(segment.prober.mac).frame, is_answer(VIP)) for _ in range(50))))
+    asked = (segment.prober.ask(Arp(segment.prober.mac).frame, is_answer(VIP)) for _ in range(50))
+    answer = next(filter(None, asked), None)
+    assert answer
     assert Arp.of(answer).sha == segment.mac
     segment.prober.hear(is_gratuitous(VIP))
 
