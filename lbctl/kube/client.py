@@ -238,9 +238,13 @@ class Client:
 
         Raises `SettingsError`, which names these ways out, if none is.
         """
+        from lbctl.kube.wire import trusting_once
+
         configuration = _configuration(kubeconfig, context, environ)
         configuration.connection_pool_maxsize = connections
-        return cls(official().api_client(configuration), component=component, timeout=timeout, observe=observe)
+        api = official().api_client(configuration)
+        trusting_once(api.rest_client.pool_manager)
+        return cls(api, component=component, timeout=timeout, observe=observe)
 
     def get(self, path: str, params: Mapping[str, str] | None = None) -> bytes:
         """The body of a GET."""
@@ -478,9 +482,9 @@ def _import_official(lazily: Callable[..., AbstractContextManager[None]]) -> Off
 
 def _wire(configuration: Any) -> "Wire":
     """A second set of connections, of the same settings, for everything but watches."""
-    from lbctl.kube.wire import Wire
+    from lbctl.kube.wire import Wire, trusting_once
 
-    return Wire(official().rest.RESTClientObject(configuration).pool_manager, configuration.host)
+    return Wire(trusting_once(official().rest.RESTClientObject(configuration).pool_manager), configuration.host)
 
 
 def _configuration(kubeconfig: str | None, context: str | None, environ: Mapping[str, str]) -> Any:
