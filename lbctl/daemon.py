@@ -41,6 +41,9 @@ log = logging.getLogger(__name__)
 REMAKE = 30.0
 """Seconds between two tries to make a provider that lacks a setting."""
 
+AFTERWARDS = 1.0
+"""Seconds that a desk which can only say why it serves nobody leaves to those that serve, at the beginning."""
+
 ASK = 5.0
 """Seconds within which an API server that cannot be read must say why, where somebody waits for it."""
 
@@ -299,6 +302,8 @@ class Desk:
         return self.controller.reconciler.stack.provider.observe(scope).resources
 
     def _run(self) -> None:
+        if not self._chosen:
+            self._stopped.wait(AFTERWARDS)
         while not self._stopped.is_set():
             provider = self._make()
             self.controller = controller = self._controller(provider)
