@@ -212,13 +212,13 @@ class Metrics:
         client.PlatformCollector(registry=registry)
 
         def counter(name: str, text: str, *labels: str) -> Any:
-            return _quick(client.Counter(name, text, labels, registry=registry))
+            return _at_hand(client.Counter(name, text, labels, registry=registry))
 
         def gauge(name: str, text: str, *labels: str) -> Any:
-            return _quick(client.Gauge(name, text, labels, registry=registry))
+            return _at_hand(client.Gauge(name, text, labels, registry=registry))
 
         def histogram(name: str, text: str, *labels: str, buckets: Sequence[float] = LATENCY) -> Any:
-            return _quick(client.Histogram(name, text, labels, registry=registry, buckets=buckets))
+            return _at_hand(client.Histogram(name, text, labels, registry=registry, buckets=buckets))
 
         gauge("lbctl_build_info", "Always 1; the version is the label.", "version").labels(__version__).set(1)
         self.reconciles = counter("lbctl_reconcile_total", "Passes and lanes that ended.", "provider", "result")
@@ -283,7 +283,7 @@ class Metrics:
         return Watching(self, provider, created)
 
 
-def _quick(metric: Any) -> Any:
+def _at_hand(metric: Any) -> Any:
     """With its children at hand: there are few, and to look one up costs more than to count."""
     metric.labels = cache(metric.labels)
     return metric

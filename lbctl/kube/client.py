@@ -238,13 +238,9 @@ class Client:
 
         Raises `SettingsError`, which names these ways out, if none is.
         """
-        from lbctl.kube.wire import trusting_once
-
         configuration = _configuration(kubeconfig, context, environ)
         configuration.connection_pool_maxsize = connections
-        api = official().api_client(configuration)
-        trusting_once(api.rest_client.pool_manager)
-        return cls(api, component=component, timeout=timeout, observe=observe)
+        return cls(official().api_client(configuration), component=component, timeout=timeout, observe=observe)
 
     def get(self, path: str, params: Mapping[str, str] | None = None) -> bytes:
         """The body of a GET."""
@@ -482,9 +478,9 @@ def _import_official(lazily: Callable[..., AbstractContextManager[None]]) -> Off
 
 def _wire(configuration: Any) -> "Wire":
     """A second set of connections, of the same settings, for everything but watches."""
-    from lbctl.kube.wire import Wire, trusting_once
+    from lbctl.kube.wire import Wire
 
-    return Wire(trusting_once(official().rest.RESTClientObject(configuration).pool_manager), configuration.host)
+    return Wire(official().rest.RESTClientObject(configuration).pool_manager, configuration.host)
 
 
 def _configuration(kubeconfig: str | None, context: str | None, environ: Mapping[str, str]) -> Any:

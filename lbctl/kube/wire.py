@@ -27,7 +27,6 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, ProtocolError, ReadTimeoutError
 from urllib3.exceptions import SSLError as Untrusted
 from urllib3.util.connection import is_connection_dropped
-from urllib3.util.ssl_ import create_urllib3_context, resolve_cert_reqs
 
 GLANCE = 0.02
 """Seconds of silence after which `send_all` asks whether there is more to send."""
@@ -53,31 +52,6 @@ class Question(NamedTuple):
     path: str
     body: bytes | None
     headers: dict[str, str]
-
-
-def trusting_once(manager: PoolManager) -> PoolManager:
-    """The same manager with one TLS context for all of its connections.
-
-    Otherwise urllib3 reads the CAs and our certificate anew for each, which is half of what it costs to open one. So
-    they are those of the beginning: who renews a cluster's CA restarts what runs in it (Kubernetes, "Manual Rotation of
-    CA Certificates"). Files that cannot be used are left to urllib3, which says so at the first connection.
-    """
-    how = manager.connection_pool_kw
-    authorities, certificate, key = (how.get(name) for name in ("ca_certs", "cert_file", "key_file"))
-    try:
-        context = create_urllib3_context(cert_reqs=resolve_cert_reqs(how.get("cert_reqs")))
-        if authorities:
-            context.load_verify_locations(authorities)
-        else:
-            context.load_default_certs()
-        if certificate:
-            context.load_cert_chain(certificate, key)
-    except OSError:
-        return manager
-    for name in ("ca_certs", "cert_file", "key_file"):
-        how.pop(name, None)
-    how["ssl_context"] = context
-    return manager
 
 
 class Wire:

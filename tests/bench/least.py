@@ -14,9 +14,8 @@ import msgspec
 from lbctl.kube.claims import UNWARNED
 from lbctl.kube.client import STRATEGIC, Client, Patch
 from lbctl.kube.objects import SERVICES, Bare, ListEnvelope
+from lbctl.kube.status import AT_ONCE
 from tests.bench import pool
-
-AT_ONCE = 32
 
 
 def main(kubeconfig: str, namespace: str) -> None:

@@ -63,14 +63,15 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def identities(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trust")
-    return {name: Identity(folder, name) for name in ("server", "stranger", "lbctl")}
+    return {name: Identity(folder, name) for name in ("server", "stranger", "lbctl", "renewed")}
 
 
 @pytest.fixture(scope="module")
 def server(identities):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(identities["server"].certificate, identities["server"].key)
-    context.load_verify_locations(identities["lbctl"].certificate)
+    for name in ("lbctl", "renewed"):
+        context.load_verify_locations(identities[name].certificate)
     context.verify_mode = ssl.CERT_OPTIONAL
     made = ThreadingHTTPServer((HERE, 0), Handler)
     made.socket = context.wrap_socket(made.socket, server_side=True)
@@ -139,11 +140,24 @@ def test_it_comes_with_its_certificate(client, identities):
     assert asked(client(authority(identities["server"]), user)) == {b"lbctl"}
 
 
-def test_authorities_are_read_once_for_all_connections(client, identities, monkeypatch):
-    made = client(authority(identities["server"]))
-    monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", None)
-    assert [answer for _, answer in made.patch_all(iter([Patch("/x", {})] * 20), 8)] == [b"nobody\n"] * 20
+def test_a_renewed_authority_is_trusted_from_the_next_connection_on(client, identities, tmp_path):
+    authorities = tmp_path / "ca.crt"
+    authorities.write_bytes(identities["stranger"].certificate.read_bytes())
+    made = client(f"certificate-authority: '{authorities}'")
+    with pytest.raises(Unreachable):
+        asked(made)
+    authorities.write_bytes(identities["server"].certificate.read_bytes())
     assert asked(made) == {b"nobody"}
+
+
+def test_a_renewed_certificate_is_shown_from_the_next_connection_on(client, identities, tmp_path):
+    own = tmp_path / "own.pem"
+    own.write_bytes(identities["lbctl"].certificate.read_bytes() + identities["lbctl"].key.read_bytes())
+    made = client(authority(identities["server"]), f"client-certificate: '{own}', client-key: '{own}'")
+    assert asked(made) == {b"lbctl"}
+    own.write_bytes(identities["renewed"].certificate.read_bytes() + identities["renewed"].key.read_bytes())
+    made.close()
+    assert asked(made) == {b"renewed"}
 
 
 def test_an_authority_that_is_none_is_said_at_the_first_question(client, identities, tmp_path):
