@@ -26,7 +26,7 @@ from typing import Any, Literal
 import msgspec
 
 from lbctl.errors import LbctlError, Refused, Retry, Unavailable
-from lbctl.model import SHARED, Key, Owner, Resource, resolve
+from lbctl.model import SHARED, Key, Owner, Ref, Resource, resolve
 from lbctl.plan import Change, Kind, Plan, waits_for
 
 log = logging.getLogger(__name__)
@@ -63,15 +63,28 @@ class Result(msgspec.Struct, frozen=True):
 class _Lane:
     """One owner's steps on their way, some of them done. `start` is the number of the start that it came with."""
 
-    __slots__ = ("all", "done", "owner", "start")
+    __slots__ = ("_refs", "all", "done", "owner", "start")
 
     def __init__(self, owner: Owner, steps: Sequence[Change], start: int) -> None:
         self.owner, self.all, self.done, self.start = owner, tuple(steps), 0, start
+        self._refs: tuple[Ref, ...] | None = None
 
     @property
     def next(self) -> Change | None:
         """The step that is to be done now; None at the end."""
         return self.all[self.done] if self.done < len(self.all) else None
+
+    @property
+    def refs(self) -> tuple[Ref, ...]:
+        """What the next step waits for: asked for more than once, and looked up once."""
+        if self._refs is None:
+            self._refs = waits_for(self.all[self.done])
+        return self._refs
+
+    def proceed(self) -> Change:
+        """The next step is done. Which one that was."""
+        self.done, self._refs = self.done + 1, None
+        return self.all[self.done - 1]
 
     @property
     def steps(self) -> tuple[Change, ...]:
@@ -280,14 +293,14 @@ class Lanes:
             if locally and step.kind not in self._swift:
                 self._crew.submit(self._run, lane)
                 return False
-            if not self._settle(lane, self._carry_out([step])):
+            if not self._settle(lane, self._carry_out([self._resolved(step, lane.refs)])):
                 return False
         self._land(lane, None)
         return False
 
     def _obstacle(self, lane: _Lane, step: Change) -> LbctlError | None:
         """Why the step cannot be carried out now: an error, or `_PARKED` if somebody will wake the lane."""
-        refs = waits_for(step)
+        refs = lane.refs
         if not refs and step.owner != SHARED:
             return None
         with self._lock:
@@ -322,9 +335,9 @@ class Lanes:
     def _note(self, lane: _Lane, answer: Resource | None) -> Change:
         with self._lock:
             before = self._documents_of(lane)
-            step = lane.all[lane.done]
-            lane.done += 1
-            self._outside.subtract(before - self._documents_of(lane))
+            step = lane.proceed()
+            if before:
+                self._outside.subtract(before - self._documents_of(lane))
             if isinstance(answer, Resource):
                 self._known[step.key] = answer.outputs
             else:
@@ -340,7 +353,8 @@ class Lanes:
     def _land(self, lane: _Lane, error: Exception | None) -> None:
         with self._lock:
             del self._lanes[lane.owner]
-            self._outside.subtract(self._documents_of(lane))
+            if self._documents:
+                self._outside.subtract(self._documents_of(lane))
             woken = [other for step in lane.steps if step.after for other in self._arrived(step.key)]
             if len(self._lanes) <= 1:
                 woken += self._waiting.pop(_QUIET, [])
@@ -351,7 +365,8 @@ class Lanes:
         finally:
             with self._lock:
                 self._unheard -= 1
-                self._lock.notify_all()
+                if not self._unheard:
+                    self._lock.notify_all()
 
     def _tell(self, listener: Callable[[Any], None], what: Change | Result) -> None:
         """A listener's fault is logged and ends nothing: whoever is in flight still has to land."""
@@ -374,11 +389,11 @@ class Lanes:
     # -- steps --------------------------------------------------------------------------------------------------
 
     def _carry_out(self, steps: Sequence[Change]) -> list[Answer]:
-        """One answer each. The only broad catch: a plugin's fault is its owner's failure, never the controller's."""
+        """One answer for each of these steps, whose Refs are filled in. The only broad catch: a plugin's fault is its owner's failure, never the controller's."""
         if not self._may_write():
             return [_not_leader()] * len(steps)
         try:
-            answers = list(self._carry([self._resolved(step) for step in steps]))
+            answers = list(self._carry(steps))
         except Exception as error:  # noqa: BLE001
             return [error] * len(steps)
         if len(answers) == len(steps):
@@ -386,8 +401,9 @@ class Lanes:
         fault = f"the provider gave {len(answers)} answers to {len(steps)} changes"
         return [LbctlError(fault, reason="plugin-fault")] * len(steps)
 
-    def _resolved(self, step: Change) -> Change:
-        if step.after is None or not waits_for(step):
+    def _resolved(self, step: Change, refs: Sequence[Ref]) -> Change:
+        """The step with these Refs of its own filled in."""
+        if step.after is None or not refs:
             return step
         with self._lock:
             fields = resolve(step.after.fields, self._known)
@@ -426,7 +442,7 @@ class Lanes:
             elif self._advance(lane, locally=True):
                 if self._may_write():
                     flying[lane.owner] = lane
-                    yield self._resolved(lane.steps[0])
+                    yield self._resolved(lane.all[lane.done], lane.refs)
                 else:
                     self._land(lane, _not_leader())
 
@@ -501,7 +517,7 @@ class Lanes:
 
     def _halving(self, lanes: Sequence[_Lane], parts: Sequence[Sequence[Change]]) -> list[list[Answer]]:
         """The answers for each lane's parts; a batch refused whole is tried again in halves."""
-        answers = self._carry_out([step for steps in parts for step in steps])
+        answers = self._carry_out([self._resolved(step, waits_for(step)) for steps in parts for step in steps])
         if len(lanes) > 1 and all(isinstance(answer, Refused) for answer in answers):
             half = len(lanes) // 2
             return self._halving(lanes[:half], parts[:half]) + self._halving(lanes[half:], parts[half:])

@@ -187,16 +187,13 @@ def refs(value: Any) -> tuple[Ref, ...]:
 
 
 def _gather(value: Any, found: list[Ref]) -> None:
-    if isinstance(value, _PLAIN):
-        return
     if isinstance(value, Ref):
         found.append(value)
-    elif isinstance(value, dict):
-        for item in value.values():
-            _gather(item, found)
-    elif isinstance(value, tuple):
-        for item in value:
-            _gather(item, found)
+    elif isinstance(value, dict | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            # Nearly all are plain, and a call for each would be most of the work.
+            if not isinstance(item, _PLAIN):
+                _gather(item, found)
 
 
 def resolve(value: Any, outputs: Mapping[Key, Mapping[str, Any]]) -> Any:
@@ -206,7 +203,7 @@ def resolve(value: Any, outputs: Mapping[Key, Mapping[str, Any]]) -> Any:
     if isinstance(value, Ref):
         return outputs.get(value.key, {}).get(value.output, value)
     if isinstance(value, dict):
-        return {key: resolve(item, outputs) for key, item in value.items()}
+        return {key: item if isinstance(item, _PLAIN) else resolve(item, outputs) for key, item in value.items()}
     if isinstance(value, tuple):
-        return tuple(resolve(item, outputs) for item in value)
+        return tuple([item if isinstance(item, _PLAIN) else resolve(item, outputs) for item in value])
     return value

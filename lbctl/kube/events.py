@@ -33,7 +33,7 @@ REMEMBERED = 4096
 QUEUE = 16384
 """Events that wait: 10,000 Services may get their addresses at once."""
 
-YIELD = 0.1
+YIELD = 0.5
 """Seconds that an Event waits for the other writes to end."""
 
 SIMILAR, SIMILAR_WINDOW = 10, 600.0

@@ -124,7 +124,7 @@ class AddressProvider:
         else:
             self._ledger.promise(change.owner, held)
         self._reporter.ask()
-        return _resource(change.owner, held) if change.after is not None else None
+        return change.after
 
     def _kept(self, owner: Owner) -> tuple[IPAddress, ...] | None:
         """What is its own of a refused Service's addresses; None if all are."""
