@@ -389,7 +389,10 @@ class Lanes:
     # -- steps --------------------------------------------------------------------------------------------------
 
     def _carry_out(self, steps: Sequence[Change]) -> list[Answer]:
-        """One answer for each of these steps, whose Refs are filled in. The only broad catch: a plugin's fault is its owner's failure, never the controller's."""
+        """One answer for each of these steps, whose Refs are filled in.
+
+        The only broad catch: a plugin's fault is its owner's failure, never the controller's.
+        """
         if not self._may_write():
             return [_not_leader()] * len(steps)
         try:

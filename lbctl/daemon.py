@@ -7,7 +7,7 @@ is the one place that knows which part is given to which.
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
@@ -18,7 +18,7 @@ from lbctl.cluster import Watch
 from lbctl.controller import USUAL, Controller, Listener, Timing
 from lbctl.errors import CredentialsError, LbctlError, Refused, SettingsError, Unavailable
 from lbctl.kube import objects
-from lbctl.kube.access import Access, Watched
+from lbctl.kube.access import Access, Watched, served_groups
 from lbctl.kube.claims import Claims
 from lbctl.kube.client import Client, Forbidden, Unauthorized, Unreachable
 from lbctl.kube.events import Recorder
@@ -84,9 +84,12 @@ class Cluster:
         waiting seldom mends is raised at once: nobody is there, or these credentials are not enough.
         """
         shared = reflectors(self.client, self.stores, misread=self._misread, namespaces=self._namespaces)
-        self._reflectors = (*shared, *self.watched.reflectors(self.client))
-        for reflector in self._reflectors:
+        others = self.watched.reflectors(self.client)
+        self._reflectors = (*shared, *others)
+        for reflector in shared:
             reflector.start()
+        for reflector, absent in self._presence(others):
+            reflector.start(absent=absent)
         until, told = time.monotonic() + timeout, ""
         for reflector in self._reflectors:
             while wanted() and not reflector.synced.wait(0.2):
@@ -95,6 +98,11 @@ class Cluster:
                     self._ask()
                 if time.monotonic() >= until:
                     self._give_up(reflector.failing or "no answer")
+
+    def _presence(self, reflectors: Sequence[Reflector[Any]]) -> Iterator[tuple[Reflector[Any], bool]]:
+        """Each, and whether the server certainly knows no such objects."""
+        groups = served_groups(self.client) if reflectors else None
+        return ((each, groups is not None and each.group != "" and each.group not in groups) for each in reflectors)
 
     def _ask(self) -> None:
         """Why can nothing be read? Raises that, unless it is a matter of time."""
@@ -134,8 +142,8 @@ class Cluster:
     def look(self, watches: Iterable[Watch]) -> None:
         """Read these once (one-shots). Raises what the API server says."""
         self.watched = Watched(watches)
-        for reflector in self.watched.reflectors(self.client):
-            reflector.once()
+        for reflector, absent in self._presence(self.watched.reflectors(self.client)):
+            reflector.once(absent=absent)
 
     def access(self, home: str, recorder: Recorder | None = None) -> Access:
         """The cluster as a provider sees it. Without a recorder nobody hears its Events (one-shots)."""

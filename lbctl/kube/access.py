@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+import msgspec
+
 from lbctl.cluster import Object, Watch
 from lbctl.errors import LbctlError
 from lbctl.kube import objects, read
@@ -20,6 +22,10 @@ from lbctl.model import Endpoints, LoadBalancer, Node, Owner
 
 Emit = Callable[[Owner, str, Literal["Normal", "Warning"], str, str], None]
 """Who tells Events: (owner, uid, type, reason, message)."""
+
+
+PATIENCE = 5.0
+"""Seconds that the server gets to say which groups it has."""
 
 
 class Watched:
@@ -46,6 +52,18 @@ class Watched:
             )
             for watch, store in self.stores.items()
         )
+
+
+def served_groups(client: Client) -> frozenset[str] | None:
+    """The API groups that the server has, in one question instead of one for each sort of object that may be unknown.
+
+    None where it does not say. https://kubernetes.io/docs/concepts/overview/kubernetes-api/#discovery-api
+    """
+    try:
+        found = msgspec.json.decode(client.request("GET", "/apis", timeout=PATIENCE), type=objects.GroupList)
+    except (LbctlError, msgspec.DecodeError):
+        return None
+    return frozenset(group.name for group in found.groups)
 
 
 class Access:

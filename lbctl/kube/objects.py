@@ -245,6 +245,16 @@ class ListEnvelope(msgspec.Struct, frozen=True):
     items: list[msgspec.Raw] | None = None
 
 
+class Group(msgspec.Struct, frozen=True):
+    name: str = ""
+
+
+class GroupList(msgspec.Struct, frozen=True):
+    """What `/apis` says."""
+
+    groups: tuple[Group, ...] = ()
+
+
 class WatchEvent(msgspec.Struct, frozen=True):
     """One line of a watch whose object is still undecoded."""
 

@@ -20,7 +20,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -47,6 +47,7 @@ UNKNOWN, UNKNOWN_MOST = 30.0, 300.0
 PAGE = 500
 
 _INITIAL_END = "k8s.io/initial-events-end"
+_NONE: tuple[tuple[()], str, tuple[()]] = ((), "", ())
 
 
 class VeryShort(LbctlError):
@@ -132,12 +133,19 @@ class Reflector(Generic[T]):
         self._lock = threading.Lock()
         self._stream: Stream | None = None
         self._thread: threading.Thread | None = None
+        self._absent = False
         self.synced = threading.Event()
         self.bad: dict[str, str] = {}
         self.failing = ""
 
-    def start(self) -> None:
-        """Begin, on a thread of its own."""
+    @property
+    def group(self) -> str:
+        """The API group of what it reads; empty for the core's."""
+        return self._resource.group
+
+    def start(self, *, absent: bool = False) -> None:
+        """Begin, on a thread of its own. `absent`: the server is known to know no such objects; ask later."""
+        self._absent = absent
         self._thread = threading.Thread(target=self.run, name=f"reflector-{self._resource.plural}", daemon=True)
         self._thread.start()
 
@@ -155,15 +163,19 @@ class Reflector(Generic[T]):
         """Is the thread at work?"""
         return self._thread is not None and self._thread.is_alive()
 
-    def once(self) -> None:
+    def once(self, *, absent: bool = False) -> None:
         """Fill the store from one consistent list and leave it at that. Raises what the API server says."""
         try:
-            self._replace(*self._pages(PAGE))
-        except NotFound as why:
-            self._there_are_none(why)
+            self._replace(*self._pages(PAGE) if not absent else _NONE)
+        except NotFound:
+            if not self._optional:
+                raise
+            self._replace(*_NONE)
 
     def run(self) -> None:
         """Until `stop`: fill the store, then follow what changes."""
+        if self._absent:
+            self._do_without()
         while not self._stop.is_set():
             try:
                 self._fill()
@@ -171,19 +183,17 @@ class Reflector(Generic[T]):
                     self._follow_patiently()
             except LbctlError as why:
                 if self._optional and isinstance(why, NotFound):
-                    self._there_are_none(why)
-                    self._stop.wait(self._unknown)
-                    self._unknown = min(2 * self._unknown, UNKNOWN_MOST)
+                    self._do_without()
                     continue
                 self._note_failure(why)
                 self._expired = isinstance(why, Gone) or _too_large(why)
                 self._wait(why)
 
-    def _there_are_none(self, why: NotFound) -> None:
-        """The server does not know this sort of object (any more)."""
-        if not self._optional:
-            raise why
-        self._replace([], "", [])
+    def _do_without(self) -> None:
+        """The server does not know this sort of object (any more). Ask again later."""
+        self._replace(*_NONE)
+        self._stop.wait(self._unknown)
+        self._unknown = min(2 * self._unknown, UNKNOWN_MOST)
 
     # -- filling ------------------------------------------------------------------------------------------------
 
@@ -244,7 +254,7 @@ class Reflector(Generic[T]):
         except msgspec.DecodeError as why:
             raise LbctlError(f"the API server's list cannot be decoded: {why}", reason="bad-list") from why
 
-    def _replace(self, items: list[T], version: str, kept: list[str]) -> None:
+    def _replace(self, items: Sequence[T], version: str, kept: Sequence[str]) -> None:
         self._store.replace(items, version, keep=kept)
         self._version, self._expired = version, False
         self.synced.set()

@@ -258,3 +258,14 @@ def test_waiting_doubles_to_thirty_seconds_and_is_forgotten_after_two_healthy_mi
 
 def test_chance_stretches_a_wait_up_to_twice_its_length():
     assert Backoff(lambda: 0.0, lambda: 1.0).seconds() == 1.6
+
+
+def test_what_the_server_is_known_to_lack_is_empty_at_once_and_asked_for_later(api, client, monkeypatch) -> None:
+    monkeypatch.setattr("lbctl.kube.reflector.UNKNOWN", 0.2)
+    reflector = Reflector(client, objects.SERVICES, store.services(), optional=True)
+    reflector.start(absent=True)
+    try:
+        assert reflector.synced.wait(0.1) and not api.asked
+        assert api.heard(1)[0]["path"] == "/api/v1/services"
+    finally:
+        reflector.stop()
