@@ -6,6 +6,8 @@ watch. Between them, what a process takes that begins when the clock does and th
 All in turn, several times; medians are shown. The audit log counts what was written.
 
     python -m tests.bench.ipam [--provider NAME] [--runs N] [--size N]… [-- FURTHER ARGUMENTS OF lbctl run]
+
+The provider is bare metal's own, or `benchpool`: a dictionary of addresses, so that what is measured is lbctl's core.
 """
 
 import argparse
@@ -33,6 +35,10 @@ from tests.bench import pool
 from tests.bench.goal import Measured, table
 
 SIZES = (1_000, 10_000)
+ROOT = Path(__file__).parents[2]
+SOURCES = tuple(str(ROOT / folder) for folder in ("lbctl", "providers", "tests/bench"))
+PROVIDERS = {"l2": ("--l2-addresses", "10.0.0.0/16"), pool.NAME: ()}
+"""Who gives the addresses, and what it has to be told."""
 AT_ONCE = 32
 NAMESPACE = "bench"
 MERGE = "application/merge-patch+json"
@@ -84,12 +90,12 @@ class Cluster:
         """Seconds until every Service has an address that this loop PATCHed."""
         return await self._until_all(lambda: self._statuses(_published))
 
-    async def least(self) -> float:
+    async def least(self, environment: dict[str, str]) -> float:
         """The same by a process that begins now."""
         command = [sys.executable, "-m", "tests.bench.least", str(self.kubeconfig), NAMESPACE]
 
         async def run() -> None:
-            process = await asyncio.create_subprocess_exec(*command)
+            process = await asyncio.create_subprocess_exec(*command, env=environment)
             if code := await process.wait():
                 raise SystemExit(f"{' '.join(command)} ended with {code}")
 
@@ -239,6 +245,7 @@ async def _trials(
     with tempfile.TemporaryDirectory(prefix="lbctl-bench-") as folder:
         async with _cluster() as cluster:
             command, environment = _command(provider, cluster.kubeconfig, further), _environment(Path(folder))
+            subprocess.run([sys.executable, "-m", "compileall", "-q", *SOURCES], env=environment, check=True)
             for size in sizes:
                 await cluster.fill(size)
                 bare: list[float] = []
@@ -247,7 +254,7 @@ async def _trials(
                 for _ in range(runs):
                     bare.append(await cluster.bare_loop())
                     await cluster.clear()
-                    least.append(await cluster.least())
+                    least.append(await cluster.least(environment))
                     await cluster.clear()
                     ours.append(await cluster.controller(command, environment, Path(folder) / "log"))
                     await cluster.clear()
@@ -256,14 +263,15 @@ async def _trials(
 
 def _command(provider: str, kubeconfig: Path, further: Sequence[str]) -> list[str]:
     lbctl = str(Path(sys.executable).with_name("lbctl"))
-    chosen = ["--provider", provider, "--default-provider", provider]
+    chosen = ["--provider", provider, "--default-provider", provider, *PROVIDERS[provider]]
     return [lbctl, "run", "--kubeconfig", str(kubeconfig), *chosen, "--listen", "", *further]
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """Where the bench's own provider is found, too."""
-    found = os.pathsep.join((str(pool.registered(folder)), str(Path(__file__).parents[2])))
-    return {**os.environ, "PYTHONPATH": found}
+    """Where the bench's own provider is found, too. Bytecode may be on disk, as that of everything installed is."""
+    found = os.pathsep.join((str(pool.registered(folder)), str(ROOT)))
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "PYTHONPATH": found}
 
 
 async def _rows(provider: str, sizes: Sequence[int], runs: int, further: Sequence[str]) -> list[Measured]:
@@ -295,12 +303,13 @@ def _row(
 
 
 def measure() -> Iterator[Measured]:
-    yield from asyncio.run(_rows(pool.NAME, SIZES, 3, ()))
+    for provider in PROVIDERS:
+        yield from asyncio.run(_rows(provider, SIZES, 3, ()))
 
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.ipam", description=__doc__)
-    parser.add_argument("--provider", default=pool.NAME)
+    parser.add_argument("--provider", default="l2", choices=PROVIDERS)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--size", type=int, action="append")
     parser.add_argument("further", nargs="*")
