@@ -6,8 +6,9 @@ Groups: `lbctl.providers` (a `Plugin`), `lbctl.standins` (makes a `Standin`), `l
 stranger's would be. What is missing is an error that says what to install.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -36,8 +37,9 @@ class Listed(msgspec.Struct, frozen=True):
     missing: str = ""
 
 
-def points(group: str) -> dict[str, EntryPoint]:
-    """Entry points of a group by name, sorted; nothing is imported."""
+@cache
+def points(group: str) -> Mapping[str, EntryPoint]:
+    """Entry points of a group by name, sorted; nothing is imported. To find them all packages are read: once."""
     return {point.name: point for point in sorted(entry_points(group=group), key=lambda point: point.name)}
 
 

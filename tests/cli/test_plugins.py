@@ -16,8 +16,8 @@ def missing(*_arguments: object) -> object:
 
 
 def registered(monkeypatch: pytest.MonkeyPatch, **points: str) -> None:
-    found = [EntryPoint(name, value, plugins.PROVIDERS) for name, value in points.items()]
-    monkeypatch.setattr(plugins, "entry_points", lambda group: found if group == plugins.PROVIDERS else [])
+    found = {name: EntryPoint(name, value, plugins.PROVIDERS) for name, value in points.items()}
+    monkeypatch.setattr(plugins, "points", lambda group: found if group == plugins.PROVIDERS else {})
 
 
 def test_ours_are_found_as_a_strangers_would_be() -> None:
