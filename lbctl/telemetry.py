@@ -1,29 +1,31 @@
-"""What the process tells of itself: logs, metrics, probes.
+"""What the process tells of itself: logs and metrics.
 
 The command line and the daemon call it. Providers know nothing of it: they are watched from outside, by a decorator
 (`Measured`), by their `on_call` observer (`Calls`, `Metrics.call`), and by the controller's listener. Metric names that
 every Kubernetes dashboard knows (`workqueue_*`, `rest_client_requests_total`, `leader_election_master_status`) are kept
-word for word. `prometheus_client` is imported when the first `Metrics` is made.
+word for word. `prometheus_client` is imported when the first `Metrics` is made, and its page writer, which brings a web
+server and more, when somebody reads the first page. `probes` serves it.
 """
 
 import json
 import logging
 import re
-import socket
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache, lru_cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
 from typing import Any, TextIO
 
 import msgspec
 
 from lbctl import __version__
 from lbctl.apply import Result
-from lbctl.errors import LbctlError, Retry, SettingsError
+from lbctl.errors import LbctlError, Retry
+from lbctl.kube.postponed import postponed
 from lbctl.model import Ingress, LoadBalancer, Owner, Resource
 from lbctl.plan import Change, Plan
 from lbctl.provider import Call, Desired, Observation, Provider, Scope
@@ -215,13 +217,17 @@ class Metrics:
     """Every metric of one process, in a registry of its own. Safe to use from several threads."""
 
     def __init__(self) -> None:
-        import prometheus_client as client
+        _import_prometheus()
+        import prometheus_client.core as client
+        from prometheus_client.metrics import disable_created_metrics
+        from prometheus_client.platform_collector import PlatformCollector
+        from prometheus_client.process_collector import ProcessCollector
 
         # Otherwise every counter gets a twin that says since when it counts.
-        client.disable_created_metrics()  # type: ignore[no-untyped-call]
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry = client.CollectorRegistry()
-        client.ProcessCollector(registry=registry)
-        client.PlatformCollector(registry=registry)
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
 
         def counter(name: str, text: str, *labels: str) -> Any:
             return _at_hand(client.Counter(name, text, labels, registry=registry))
@@ -262,7 +268,7 @@ class Metrics:
 
     def text(self) -> bytes:
         """The Prometheus exposition format."""
-        from prometheus_client import generate_latest
+        from prometheus_client.exposition import generate_latest
 
         return generate_latest(self.registry)
 
@@ -293,6 +299,14 @@ class Metrics:
     def listener(self, provider: str, created: Callable[[Owner], datetime | None]) -> "Watching":
         """What the provider's controller tells."""
         return Watching(self, provider, created)
+
+
+def _import_prometheus() -> None:
+    """Without its page writer; whole, should a release be built in another way."""
+    with suppress(ImportError), postponed("prometheus_client"):
+        # `metrics` asks the package for `values`: were it not there, the package would have to run.
+        import_module("prometheus_client.values")
+        import_module("prometheus_client.metrics")
 
 
 def _at_hand(metric: Any) -> Any:
@@ -386,90 +400,3 @@ class Measured:
     def apply(self, changes: Sequence[Change]) -> Sequence[Resource | Exception | None]:
         with self._metrics.stages.labels(self.name, "apply").time():
             return self._provider.apply(changes)
-
-
-# ── probes ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-Probe = Callable[[], Mapping[str, bool]]
-"""Named checks and whether each passes."""
-
-
-class Probes:
-    """A small HTTP server: /livez and /healthz, /readyz (with ?verbose), /metrics.
-
-    Liveness never depends on a cloud: a restart mends no cloud.
-    """
-
-    def __init__(self, listen: str, *, live: Probe, ready: Probe, metrics: Callable[[], bytes]) -> None:
-        pages = {"/livez": live, "/healthz": live, "/readyz": ready}
-        self._server = _server(listen, _handler(pages, metrics))
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="probes", daemon=True)
-        self.port = int(self._server.server_address[1])
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-
-class _SixServer(_Server):
-    """IPv6, and IPv4 where the address is `::`."""
-
-    address_family = socket.AF_INET6
-
-    def server_bind(self) -> None:
-        self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        super().server_bind()
-
-
-def _server(listen: str, handler: type[BaseHTTPRequestHandler]) -> _Server:
-    """Bound to HOST:PORT; without a host, to every address of the machine."""
-    host, _, port = listen.rpartition(":")
-    host = host.strip("[]") or ("::" if socket.has_dualstack_ipv6() else "0.0.0.0")
-    try:
-        return (_SixServer if ":" in host else _Server)((host, int(port)), handler)
-    except OSError as error:
-        message = f"nothing can listen on {listen} ({error.strerror}): give another --listen, or an empty one for none"
-        raise SettingsError(message) from error
-
-
-def _handler(pages: Mapping[str, Probe], metrics: Callable[[], bytes]) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        server_version = f"lbctl/{__version__}"
-        timeout = 10
-
-        def do_GET(self) -> None:
-            path, _, query = self.path.partition("?")
-            if path == "/metrics":
-                self._answer(200, metrics(), "text/plain; version=0.0.4; charset=utf-8")
-            elif path in pages:
-                whole, said = _told(pages[path](), verbose="verbose" in query)
-                self._answer(200 if whole else 503, said.encode(), "text/plain; charset=utf-8")
-            else:
-                self._answer(404, b"/livez /readyz /healthz /metrics", "text/plain; charset=utf-8")
-
-        def _answer(self, code: int, body: bytes, kind: str) -> None:
-            self.send_response(code)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Probes come every few seconds: they are not news."""
-
-    return Handler
-
-
-def _told(checks: Mapping[str, bool], *, verbose: bool) -> tuple[bool, str]:
-    """(do all pass, what the page says), as kube-apiserver says it."""
-    whole = all(checks.values())
-    rows = [f"[+]{name} ok" if passes else f"[-]{name} failed" for name, passes in checks.items()]
-    return whole, "\n".join([*(rows if verbose or not whole else ()), "ok" if whole else "failed"]) + "\n"

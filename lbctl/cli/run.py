@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from lbctl.kube.lease import Elector
     from lbctl.kube.objects import Service
     from lbctl.model import Owner
+    from lbctl.probes import Probes
     from lbctl.provider import Harness, Plugin, Provider
-    from lbctl.telemetry import Probes
 
 
 T = TypeVar("T")
@@ -179,7 +179,7 @@ class Controllers:
         return Measured(provider, self._metrics)
 
     def _probe(self, listen: str) -> "Probes":
-        from lbctl.telemetry import Probes
+        from lbctl.probes import Probes
 
         return Probes(listen, live=self._daemon.healthy, ready=self._daemon.ready, metrics=self._exposition)
 

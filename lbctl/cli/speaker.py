@@ -113,7 +113,7 @@ class Speakers:
 
     def run(self) -> bool:
         """Until `stop`. False if something was left in flight."""
-        from lbctl.telemetry import Probes
+        from lbctl.probes import Probes
 
         config = self._session.config
         listen = config.listen if "listen" in config.origins else LISTEN

@@ -4,12 +4,15 @@ import io
 import json
 import logging
 import socket
+import subprocess
+import sys
+import textwrap
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbctl import telemetry
+from lbctl import probes
 from lbctl.errors import SettingsError
 from lbctl.provider import Call
 from lbctl.telemetry import Calls, Metrics, configure_logging, redacted
@@ -129,8 +132,39 @@ def test_every_metric_keeps_its_name(name: str) -> None:
     assert f"# HELP {name} " in Metrics().text().decode()
 
 
+def test_what_writes_the_page_is_imported_when_somebody_reads_it() -> None:
+    said = run("""
+        import sys
+        from lbctl.telemetry import Metrics
+        metrics = Metrics()
+        print([name for name in ("prometheus_client.exposition", "http.server") if name in sys.modules])
+        print(b"lbctl_build_info" in metrics.text(), "prometheus_client.exposition" in sys.modules)
+        from prometheus_client import Counter, start_http_server
+        print(Counter is type(metrics.adds))
+    """)
+    assert said.splitlines() == ["[]", "True True", "True"]
+
+
+def test_metrics_come_whole_where_they_are_built_in_another_way() -> None:
+    said = run("""
+        import sys
+        from lbctl import telemetry
+        from lbctl.kube import postponed
+        def another_way(name): raise ImportError(name)
+        postponed._postpone = another_way
+        print(b"lbctl_build_info" in telemetry.Metrics().text(), "prometheus_client.gc_collector" in sys.modules)
+    """)
+    assert said == "True True\n"
+
+
+def run(code: str) -> str:
+    """In a process of its own: here somebody has imported everything long ago."""
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 def test_a_check_that_fails_is_named() -> None:
-    assert telemetry._told({"caches": True, "lease": False}, verbose=False) == (
+    assert probes._told({"caches": True, "lease": False}, verbose=False) == (
         False, "[+]caches ok\n[-]lease failed\nfailed\n"
     )  # fmt: skip
 
@@ -139,4 +173,4 @@ def test_a_port_that_is_taken_says_what_to_do() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         place = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(SettingsError, match="give another --listen"):
-            telemetry.Probes(place, live=dict, ready=dict, metrics=bytes)
+            probes.Probes(place, live=dict, ready=dict, metrics=bytes)
