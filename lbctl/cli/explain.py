@@ -91,7 +91,7 @@ def _explanation(session: "Session", given: "Inputs", owner: "Owner") -> Explana
 
 def _provider(session: "Session", service: "Service") -> str:
     """Whose it is: by its class, or the default provider's; empty if nobody's here."""
-    from lbctl.cli.inputs import provider_of
+    from lbctl.kube.read import provider_of
 
     if service.spec.type != "LoadBalancer":
         return ""

@@ -13,7 +13,7 @@ import msgspec
 from lbctl.cli.options import selector
 from lbctl.daemon import Cluster
 from lbctl.kube import files as manifests
-from lbctl.kube import objects, read
+from lbctl.kube import objects
 from lbctl.kube.source import Stores, stores
 
 if TYPE_CHECKING:
@@ -74,12 +74,6 @@ def _over(live: Stores, found: manifests.Files) -> Stores:
     filled.slices.replace(live.slices.all(), "")
     filled.namespaces.replace(live.namespaces.all(), "")
     return filled
-
-
-def provider_of(service: objects.Service) -> str:
-    """The provider that a Service's class names; empty where it names none of lbctl's."""
-    prefix, named = read.load_balancer_class(""), service.spec.load_balancer_class or ""
-    return named.removeprefix(prefix) if service.spec.type == "LoadBalancer" and named.startswith(prefix) else ""
 
 
 def chooser(namespace: str, labels: str) -> Callable[[objects.Service], bool] | None:

@@ -147,7 +147,7 @@ class Controllers:
 
     def _meet(self, service: "Service | None", cluster: "Cluster", recorder: "Recorder") -> None:
         """A class of ours that nobody has heard of: most likely a slip of the pen, and its author is waiting."""
-        from lbctl.cli.inputs import provider_of
+        from lbctl.kube.read import provider_of
 
         name = provider_of(service) if service is not None else ""
         known = {desk.name for desk in self._daemon.desks}
@@ -207,7 +207,7 @@ STATES = ("ready", "pending", "failing", "deleting")
 
 def _state(service: "Service", default_provider: str) -> tuple[str, str]:
     """(provider, state): failing has an address, but not all that was asked for; pending has none yet."""
-    from lbctl.cli.inputs import provider_of
+    from lbctl.kube.read import provider_of
     from lbctl.model import READY
 
     provider = provider_of(service) or ("" if service.spec.load_balancer_class else default_provider)

@@ -11,7 +11,6 @@ import msgspec
 
 from lbctl import config as configuration
 from lbctl import plugins
-from lbctl.cli.inputs import provider_of
 from lbctl.cli.output import hint
 from lbctl.cluster import Kubernetes, NoKubernetes, Watch
 from lbctl.config import Config
@@ -21,6 +20,7 @@ from lbctl.errors import LbctlError, SettingsError
 from lbctl.kube import objects
 from lbctl.kube.client import Client, Conflict, Forbidden, NotFound
 from lbctl.kube.lease import Terms
+from lbctl.kube.read import provider_of
 from lbctl.policy import Policy
 from lbctl.provider import Call, Harness, Insight, Plugin, ignore
 from lbctl.telemetry import Calls, configure_logging

@@ -99,7 +99,7 @@ class Table:
         return next((insight for insight in told if insight is not None), None)
 
     def _candidates(self, service: "Service") -> tuple[str, ...]:
-        from lbctl.cli.inputs import provider_of
+        from lbctl.kube.read import provider_of
 
         config = self._session.config
         name = provider_of(service) or config.default_provider

@@ -160,6 +160,12 @@ def wants(service: Service, *, provider: str, default_provider: str | None) -> b
     return spec.load_balancer_class == load_balancer_class(provider)
 
 
+def provider_of(service: Service) -> str:
+    """The provider that a Service's class names; empty where it names none of lbctl's."""
+    prefix, named = load_balancer_class(""), service.spec.load_balancer_class or ""
+    return named.removeprefix(prefix) if service.spec.type == "LoadBalancer" and named.startswith(prefix) else ""
+
+
 def claimed(service: Service, provider: str) -> bool:
     """Does it carry the provider's finalizer?"""
     return finalizer(provider) in (service.metadata.finalizers or ())
