@@ -451,23 +451,30 @@ class Official(NamedTuple):
     rest: Any
 
 
+_POSTPONED = (
+    "kubernetes", "kubernetes.client", "kubernetes.client.models", "oauthlib", "oauthlib.oauth2", "yaml",
+)  # fmt: skip
+"""YAML is for kubeconfigs: a pod has none."""
+
+
 @cache
 def official() -> Official:
     """Imported without the models and what else nobody needs; as it is, should a release be built in another way."""
     try:
-        with postponed("kubernetes", "kubernetes.client", "kubernetes.client.models", "oauthlib", "oauthlib.oauth2"):
+        with postponed(*_POSTPONED):
             return _import_official(later)
     except ImportError:
-        return _import_official(lambda *_: nullcontext())
+        return _import_official(lambda *_, **__: nullcontext())
 
 
 def _import_official(lazily: Callable[..., AbstractContextManager[None]]) -> Official:
     # Each finds what it wants of the packages above it (`rest`, then the two classes): nothing else makes them run.
     with lazily("requests.utils", "should_bypass_proxies"):
         import kubernetes.client.rest
-    with lazily("multiprocessing.pool", "ThreadPool"):
+    with lazily("multiprocessing", cpu_count=os.cpu_count):
+        from kubernetes.client.configuration import Configuration
+    with lazily("multiprocessing.pool", "ThreadPool"), lazily("dateutil.parser", "parse"):
         from kubernetes.client.api_client import ApiClient
-    from kubernetes.client.configuration import Configuration
 
     vars(sys.modules["kubernetes.client"]).update(ApiClient=ApiClient, Configuration=Configuration)
     with lazily("requests_oauthlib", "OAuth2Session"):

@@ -9,7 +9,8 @@ even the import system's own question for `__path__` is such a name.
 
 `from module import name` asks at once. Where that is a function or class that hardly anybody calls (a proxy's
 exceptions, a login by OAuth, a pool of threads), it is replaced by one that imports the module when it is called
-(`later`): another 6 MiB and a sixth of the time to begin.
+(`later`): another 6 MiB and a sixth of the time to begin. One that is called at once, but is known elsewhere by another
+name (how many processors there are), can be given.
 """
 
 import sys
@@ -78,8 +79,8 @@ class Later:
 
 
 @contextmanager
-def later(module: str, *names: str) -> Iterator[None]:
-    """Within, `from module import name` gives a `Later`, for these names alone; if it was imported before, as ever.
+def later(module: str, *names: str, **given: Any) -> Iterator[None]:
+    """Within, `from module import name` gives a `Later`, or what is `given` for it; if it was imported before, as ever.
 
     Whatever is imported within must take nothing else of the module: put this around as little as can be.
     """
@@ -87,7 +88,7 @@ def later(module: str, *names: str) -> Iterator[None]:
         yield
         return
     stand_in = sys.modules[module] = ModuleType(module)
-    vars(stand_in).update({name: Later(module, name) for name in names})
+    vars(stand_in).update({name: Later(module, name) for name in names}, **given)
     try:
         yield
     finally:

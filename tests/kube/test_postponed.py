@@ -92,6 +92,14 @@ def test_what_is_taken_for_later_is_imported_when_it_is_called(package):
     assert importlib.import_module(f"{name}.part").double(1) == 2
 
 
+def test_what_is_known_already_is_given_for_it(package):
+    name = package("", "def double(number): return 2 * number")
+    user = package(f"from {name} import part\ndef four(): return part.double(2)")
+    with later(f"{name}.part", double=len):
+        assert importlib.import_module(f"{name}.part").double is len
+    assert importlib.import_module(user).four() == 4
+
+
 def test_what_nobody_said_is_missing_while_it_is_put_off(package):
     name = package("", "double = quadruple = None")
     user = package(f"from {name}.part import quadruple")
@@ -129,8 +137,11 @@ def test_what_the_official_client_hardly_ever_needs_comes_when_it_does():
         import sys
         from lbctl.kube.client import official
         ours, kube_config = official(), official().config.kube_config
-        rare = ["requests", "requests_oauthlib", "oauthlib.common", "multiprocessing.pool"]
+        rare = ["requests", "requests_oauthlib", "oauthlib.common", "multiprocessing", "dateutil.parser", "yaml.reader"]
         print([name for name in rare if name in sys.modules])
+        import os
+        print(ours.configuration().connection_pool_maxsize == 5 * os.cpu_count(), "multiprocessing" in sys.modules)
+        print(sys.modules["kubernetes.client.api_client"].parse("2026-01-02").day, kube_config.yaml.safe_load("[6]"))
         print(ours.rest.should_bypass_proxies("https://kube.local", no_proxy="kube.local"))
         print(kube_config.OAuth2Session(client_id="me").client_id, issubclass(
             kube_config.oauthlib.oauth2.rfc6749.errors.InvalidClientIdError, Exception))
@@ -138,7 +149,7 @@ def test_what_the_official_client_hardly_ever_needs_comes_when_it_does():
         import requests.utils, oauthlib
         print(requests.utils.should_bypass_proxies.__module__, oauthlib.common.Request.__name__)
     """)
-    assert said.splitlines() == ["[]", "True", "me True", "5", "requests.utils Request"]
+    assert said.splitlines() == ["[]", "True False", "2 [6]", "True", "me True", "5", "requests.utils Request"]
 
 
 def test_who_wants_the_models_in_the_same_process_gets_them():
