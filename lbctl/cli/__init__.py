@@ -154,8 +154,8 @@ def lbctl() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command, and end the process with its exit code."""
-    # Imports make many objects that stay: to look for cycles at every 700th is a fifteenth of what a start takes.
-    gc.set_threshold(10_000)
+    # Imports make objects that stay: to look for cycles at every 700th is a fifteenth of a start, and finds none.
+    gc.set_threshold(50_000)
     sys.exit(outcome(list(sys.argv[1:] if arguments is None else arguments)))
 
 

@@ -39,11 +39,13 @@ def run(flags: dict[str, Any]) -> int:
     """
     from lbctl.cli.session import Session
 
-    gc.set_threshold(*COLLECT)
     # The first process of a container has no default for signals, and the first answers may take their time.
     _on_signals(lambda: sys.exit(codes.OK))
     house = Controllers(Session(flags, daemon=True))
     _on_signals(house.stop)
+    # What a start leaves stays: it is never looked at again.
+    gc.freeze()
+    gc.set_threshold(*COLLECT)
     return codes.OK if house.run() else codes.ERROR
 
 

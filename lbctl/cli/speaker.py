@@ -1,5 +1,6 @@
 """`lbctl speaker`: a provider's part on every node, as the DaemonSet runs it."""
 
+import gc
 import secrets
 import signal
 import socket
@@ -25,6 +26,9 @@ LISTEN = "127.0.0.1:7981"
 
 RETRY, RETRY_MOST = 1.0, 10.0
 """Seconds until the API server is asked again, at first and at most."""
+
+COLLECT = 10_000
+"""From how many new objects on gc looks for cycles: a start makes more, but a speaker must stay small."""
 
 SETTINGS = ("default_provider", "cluster_id", "listen", "leader_elect.resource_namespace", *options.CONNECTING)
 
@@ -82,6 +86,7 @@ def speaker(provider: str, given: Mapping[str, str], flags: dict[str, Any]) -> i
     from lbctl.cli.session import Session
 
     house = Speakers(Session(flags, daemon=True), provider, given)
+    gc.set_threshold(COLLECT)
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: house.stop())
     return codes.OK if house.run() else codes.ERROR
