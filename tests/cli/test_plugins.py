@@ -25,6 +25,13 @@ def test_ours_are_found_as_a_strangers_would_be() -> None:
     assert plugins.plugin("memory").name == "memory"
 
 
+def test_what_is_installed_is_looked_for_once(monkeypatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(plugins, "entry_points", lambda group: asked.append(group) or [])
+    assert plugins.points("made.up") == plugins.points("made.up") == {}
+    assert asked == ["made.up"]
+
+
 @pytest.mark.parametrize(("name", "said"), [
     ("memry", "did you mean memory?"), ("gcp", "pip install 'lbctl[gcp]'"), ("zzz", "there are: aws,"),
 ])  # fmt: skip
