@@ -265,7 +265,8 @@ def test_what_the_server_is_known_to_lack_is_empty_at_once_and_asked_for_later(a
     reflector = Reflector(client, objects.SERVICES, store.services(), optional=True)
     reflector.start(absent=True)
     try:
-        assert reflector.synced.wait(0.1) and not api.asked
+        assert reflector.synced.wait(0.1)
+        assert not api.asked
         assert api.heard(1)[0]["path"] == "/api/v1/services"
     finally:
         reflector.stop()
