@@ -4,7 +4,7 @@ One thread per sort of object. The semantics are those of client-go's reflector:
 
 | what happens                                    | what follows                                                  |
 |-------------------------------------------------|---------------------------------------------------------------|
-| first                                           | WatchList where the server has it, else a list with RV="0"     |
+| first                                           | a consistent list in pages, then a watch from its version      |
 | the watch ends, breaks, or is silent for 70 s   | watch again from the last resourceVersion, at once             |
 | it ends within a second without an event        | back off, list, watch                                          |
 | no connection, one that breaks at once, or 429  | back off (or as long as it says), watch again without a list   |
@@ -46,7 +46,6 @@ UNKNOWN, UNKNOWN_MOST = 30.0, 300.0
 
 PAGE = 500
 
-_INITIAL_END = "k8s.io/initial-events-end"
 _NONE: tuple[tuple[()], str, tuple[()]] = ((), "", ())
 
 
@@ -54,18 +53,6 @@ class VeryShort(LbctlError):
     """A watch that ended within a second without an event: the server does not mean it."""
 
     reason = "very-short-watch"
-
-
-class Unsupported(LbctlError):
-    """The server does not know WatchList."""
-
-    reason = "no-watch-list"
-
-
-class Unfinished(LbctlError):
-    """A WatchList ended before it had sent what there is."""
-
-    reason = "unfinished-watch-list"
 
 
 class Backoff:
@@ -111,7 +98,6 @@ class Reflector(Generic[T]):
         selector: str = "",
         optional: bool = False,
         misread: Callable[[str, str], None] = lambda _key, _problem: None,
-        watch_list: bool = True,
         silence: float = SILENCE,
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
@@ -125,7 +111,6 @@ class Reflector(Generic[T]):
         self._bare: msgspec.json.Decoder[Any] = msgspec.json.Decoder(objects.Bare)
         self._events: msgspec.json.Decoder[WatchEvent] = msgspec.json.Decoder(WatchEvent)
         self._backoff = Backoff(clock, chance)
-        self._watch_list = watch_list
         self._version = ""
         self._expired = False
         self._unknown = UNKNOWN
@@ -198,28 +183,11 @@ class Reflector(Generic[T]):
     # -- filling ------------------------------------------------------------------------------------------------
 
     def _fill(self) -> None:
-        if self._watch_list:
-            try:
-                self._watch(self._initial_params())
-                return
-            except (Unsupported, Unfinished, ApiError) as why:
-                if isinstance(why, Throttled | Gone | NotFound):
-                    raise
-                log.info("no WatchList: list instead", extra={"resource": self._resource.plural, "error": str(why)})
-                # Older servers reject the parameters, or ignore them.
-                self._watch_list = not (isinstance(why, Unsupported) or getattr(why, "status", 0) in (400, 422))
-        self._list()
-
-    def _initial_params(self) -> dict[str, str]:
-        version = "" if self._expired else self._version
-        return {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan", "resourceVersion": version}
-
-    def _list(self) -> None:
-        """One list into the store. From the watch cache, unless that has been found too old."""
-        if self._expired:
+        """One list into the store. Once something is known, it comes from the watch cache, unless that is too old."""
+        if self._expired or not self._version:
             items, version, kept = self._pages(PAGE)
         else:
-            items, version, kept = self._page({"resourceVersion": self._version or "0"})[:3]
+            items, version, kept = self._page({"resourceVersion": self._version})[:3]
         self._replace(items, version, kept)
 
     def _pages(self, limit: int) -> tuple[list[T], str, list[str]]:
@@ -264,22 +232,21 @@ class Reflector(Generic[T]):
     def _follow_patiently(self) -> None:
         """One watch from the last version. Where no connection can be had, wait and leave the list as it is."""
         try:
-            self._watch({"resourceVersion": self._version})
+            self._watch()
         except (Unavailable, Throttled) as why:
             self._note_failure(why)
             self._wait(why)
 
-    def _watch(self, params: dict[str, str]) -> None:
+    def _watch(self) -> None:
         """Open a watch and follow it until it ends, breaks off, or is silent for too long."""
         minutes = str(int(300 + 300 * self._chance()))
-        asked = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": minutes, **params, **self._selector}
-        stream = self._open(asked)
+        asked = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": minutes, **self._selector}
+        stream = self._open(asked | {"resourceVersion": self._version})
         started, seen = self._clock(), 0
-        filling = _Filling[T]() if "sendInitialEvents" in params else None
         try:
             for line in stream:
                 seen += 1
-                filling = self._heard(line, filling)
+                self._heard(line)
                 if self._stop.is_set():
                     return
         except Unavailable as why:
@@ -288,11 +255,7 @@ class Reflector(Generic[T]):
             log.info("a watch broke off", extra={"resource": self._resource.plural, "error": str(why)})
         finally:
             stream.close()
-        if self._stop.is_set():
-            return
-        if filling is not None:
-            raise Unfinished("the watch ended before it had sent what there is")
-        if not seen and self._clock() - started < 1.0:
+        if not self._stop.is_set() and not seen and self._clock() - started < 1.0:
             raise VeryShort("the watch ended within a second without an event")
 
     def _open(self, params: dict[str, str]) -> Stream:
@@ -304,26 +267,20 @@ class Reflector(Generic[T]):
                 stream.close()
         return stream
 
-    def _heard(self, line: bytes, filling: "_Filling[T] | None") -> "_Filling[T] | None":
-        """Take one line of a watch in. The collection of initial events, until they are complete."""
+    def _heard(self, line: bytes) -> None:
+        """Take one line of a watch in."""
         try:
-            return self._take(self._events.decode(line), filling)
+            self._take(self._events.decode(line))
         except msgspec.DecodeError as why:
             raise LbctlError(f"the watch sent what is no event: {why}", reason="bad-watch-event") from why
 
-    def _take(self, event: WatchEvent, filling: "_Filling[T] | None") -> "_Filling[T] | None":
+    def _take(self, event: WatchEvent) -> None:
         if event.type == "ERROR":
             raise _told(event.object)
         if event.type == "BOOKMARK":
-            return self._bookmark(event.object, filling)
-        if filling is None and event.type != "DELETED" and self._echoes(event.object):
-            return None
-        item = self._decode(event.object)
-        if filling is not None:
-            filling.take(item, deleted=event.type == "DELETED")
-            return filling
-        self._apply(event, item)
-        return None
+            self._advance(str(self._bare.decode(event.object).metadata.get("resourceVersion", "")))
+        elif event.type == "DELETED" or not self._echoes(event.object):
+            self._apply(event, self._decode(event.object))
 
     def _echoes(self, raw: msgspec.Raw) -> bool:
         """Did the answer to a write of our own say the same already? In a rush that is half of all events."""
@@ -332,16 +289,6 @@ class Reflector(Generic[T]):
             return False
         self._advance(stamped.metadata.resource_version)
         return True
-
-    def _bookmark(self, raw: msgspec.Raw, filling: "_Filling[T] | None") -> "_Filling[T] | None":
-        metadata = self._bare.decode(raw).metadata
-        version = str(metadata.get("resourceVersion", ""))
-        if filling is not None:
-            if (metadata.get("annotations") or {}).get(_INITIAL_END) != "true":
-                raise Unsupported("a bookmark without the end of the initial events: the server ignores the question")
-            self._replace(list(filling.items.values()), version, list(filling.bad))
-        self._advance(version)
-        return None
 
     def _apply(self, event: WatchEvent, item: T | Undecodable) -> None:
         if isinstance(item, Undecodable):
@@ -385,23 +332,6 @@ class Reflector(Generic[T]):
     def _wait(self, why: LbctlError) -> None:
         asked = why.retry_after if isinstance(why, ApiError) and why.retry_after else 0.0
         self._stop.wait(max(self._backoff.seconds(), min(asked, LONGEST_WAIT)))
-
-
-class _Filling(Generic[T]):
-    """The initial events of a WatchList, until they are complete."""
-
-    def __init__(self) -> None:
-        self.items: dict[str, T] = {}
-        self.bad: set[str] = set()
-
-    def take(self, item: T | Undecodable, *, deleted: bool) -> None:
-        if isinstance(item, Undecodable):
-            self.items.pop(item.key, None)
-            self.bad.add(item.key)
-        elif deleted:
-            self.items.pop(objects.key(item), None)
-        else:
-            self.items[objects.key(item)] = item
 
 
 def _told(raw: msgspec.Raw) -> ApiError:

@@ -22,9 +22,8 @@ def event(kind, item):
     return {"type": kind, "object": item}
 
 
-def bookmark(version, *, end=False):
-    annotations = {"k8s.io/initial-events-end": "true"} if end else {}
-    return event("BOOKMARK", {"metadata": {"resourceVersion": str(version), "annotations": annotations}})
+def bookmark(version):
+    return event("BOOKMARK", {"metadata": {"resourceVersion": str(version)}})
 
 
 class Heard:
@@ -43,7 +42,7 @@ def reflect(client, services):
     made = []
 
     def make(**options):
-        options = {"watch_list": False, "chance": lambda: -0.95, **options}
+        options = {"chance": lambda: -0.95, **options}
         reflector = Reflector(client, objects.SERVICES, services, **options)
         made.append(reflector)
         reflector.start()
@@ -54,11 +53,11 @@ def reflect(client, services):
         reflector.stop()
 
 
-def test_it_lists_from_the_watch_cache_and_watches_from_there(api, services, reflect):
+def test_it_lists_what_is_certain_and_watches_from_there(api, services, reflect):
     api.plan(api.json(listed(10, service("web", 5))), api.watch(event("ADDED", service("api", 11)), bookmark(12)))
     assert reflect().synced.wait(5)
     first, second = api.heard(2)
-    assert first["params"] == {"resourceVersion": "0"}
+    assert first["params"] == {"limit": "500"}
     assert second["params"]["resourceVersion"] == "10"
     assert second["params"]["allowWatchBookmarks"] == "true"
 
@@ -162,48 +161,6 @@ def test_silence_is_a_dead_connection(api, services, reflect):
     assert api.heard(3)[2]["params"]["resourceVersion"] == "11"
 
 
-def test_a_watch_list_fills_the_store_and_goes_on(api, services, reflect):
-    heard = Heard(services)
-    api.plan(
-        api.watch(
-            event("ADDED", service("web", 9)),
-            event("ADDED", service("api", 5)),
-            bookmark(10, end=True),
-            event("MODIFIED", service("api", 11, sessionAffinity="ClientIP")),
-            hold=False,
-        )
-    )
-    assert reflect(watch_list=True).synced.wait(5)
-    asked = api.heard(2)
-    assert asked[0]["params"]["sendInitialEvents"] == "true"
-    assert asked[0]["params"]["resourceVersionMatch"] == "NotOlderThan"
-    assert asked[1]["params"]["resourceVersion"] == "11"
-    assert heard.events == [("added", "default/web"), ("added", "default/api"), ("updated", "default/api")]
-
-
-def test_a_server_that_rejects_watch_list_is_listed(api, services, reflect):
-    api.plan(api.error(422, "Invalid", "sendInitialEvents is forbidden"), api.json(listed(10, service("web", 9))))
-    assert reflect(watch_list=True).synced.wait(5)
-    assert services.get("default/web") is not None
-
-
-def test_a_server_that_ignores_watch_list_is_listed(api, services, reflect):
-    api.plan(api.watch(event("ADDED", service("web", 9)), bookmark(10)), api.json(listed(10, service("web", 9))))
-    assert reflect(watch_list=True).synced.wait(5)
-    assert "watch" not in api.heard(2)[1]["params"]
-
-
-def test_a_watch_list_that_ends_early_is_listed_this_time_and_tried_again_the_next(api, services, reflect):
-    api.plan(
-        api.watch(event("ADDED", service("web", 9)), hold=False),
-        api.json(listed(10, service("web", 9))),
-        api.error(500),
-    )
-    reflect(watch_list=True)
-    asked = api.heard(4)
-    assert [a["params"].get("sendInitialEvents") for a in asked] == ["true", None, None, "true"]
-
-
 def test_the_server_says_how_long_to_wait(client, services):
     reflector = Reflector(client, objects.SERVICES, services, chance=lambda: 0.0)
     waits = []
@@ -215,19 +172,17 @@ def test_the_server_says_how_long_to_wait(client, services):
 
 def test_pages_make_one_consistent_list(api, services, reflect):
     first = {"metadata": {"resourceVersion": "99", "continue": "more"}, "items": [service("web", 5)]}
-    api.plan(api.json(listed(10)), api.error(410), api.json(first), api.json(listed(99, service("api", 6))))
-    reflect()
-    api.heard(5)
+    api.plan(api.json(first), api.json(listed(99, service("api", 6))))
+    assert reflect().synced.wait(5)
+    assert api.heard(2)[1]["params"] == {"limit": "500", "continue": "more"}
     assert len(services) == 2
 
 
 def test_an_expired_page_is_listed_in_one_piece(api, services, reflect):
     first = {"metadata": {"resourceVersion": "99", "continue": "more"}, "items": [service("web", 5)]}
-    api.plan(
-        api.json(listed(10)), api.error(410), api.json(first), api.error(410), api.json(listed(99, service("api", 6)))
-    )
-    reflect()
-    assert api.heard(6)[4]["params"] == {}
+    api.plan(api.json(first), api.error(410), api.json(listed(99, service("api", 6))))
+    assert reflect().synced.wait(5)
+    assert api.heard(3)[2]["params"] == {}
     assert [objects.key(s) for s in services.all()] == ["default/api"]
 
 

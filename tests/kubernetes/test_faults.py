@@ -90,7 +90,7 @@ def test_what_was_deleted_while_history_was_forgotten_is_told(kube, faults, wait
 def test_a_throttled_watch_comes_back_without_a_list(kube, faults, wait, sandbox):
     services = store.services()
     reflector = Reflector(
-        kube.client, objects.SERVICES, services, namespace=kube.namespace, chance=lambda: -0.9, watch_list=False
+        kube.client, objects.SERVICES, services, namespace=kube.namespace, chance=lambda: -0.9
     )
     reflector.start()
     assert reflector.synced.wait(10)
