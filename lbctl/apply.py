@@ -105,11 +105,18 @@ class _Stream:
         self._carried = False
 
     def join(self, lanes: Sequence[_Lane]) -> bool:
-        """Leave them here. True: nobody carries yet, and it is for the caller to see to that."""
+        """Leave them here. True: nobody carries yet, and it is for the caller to see that somebody begins."""
         with self._lock:
             self._lanes.extend(lanes)
-            begins, self._carried = not self._carried, True
-        return begins
+            return not self._carried
+
+    def begin(self) -> bool:
+        """Is there something to carry, and nobody at it? Then the caller is, from now on, until it may `leave`."""
+        with self._lock:
+            if self._carried or not self._lanes:
+                return False
+            self._carried = True
+            return True
 
     def take(self) -> _Lane | None:
         """The next lane, or None if there is none right now."""
@@ -142,10 +149,18 @@ class _Crew:
         with self._lock:
             self._open += 1
             if len(self._threads) < min(self._open, self._most) and not self.ended:
-                name = f"lane-{len(self._threads)}"
-                self._threads.append(threading.Thread(target=self._work, name=name, daemon=True))
-                self._threads[-1].start()
+                self._begin_another()
         self._tasks.put((task, arguments))
+
+    def _begin_another(self) -> None:
+        """Where no thread can be had just now, those that there are take it, or the one that comes with the next."""
+        thread = threading.Thread(target=self._work, name=f"lane-{len(self._threads)}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            log.exception("no thread can be had")
+        else:
+            self._threads.append(thread)
 
     def end(self, *, wait: bool) -> None:
         """What has not begun is dropped. With `wait`, until the threads have ended."""
@@ -378,13 +393,14 @@ class Lanes:
     def _wake(self, lanes: Sequence[_Lane]) -> None:
         """Have them go on. Those whose next step is no call, or the stream's, are no work for many threads."""
         swift: list[_Lane] = []
+        others: list[_Lane] = []
         for lane in lanes:
-            if lane.next and lane.next.kind in self._swift:
-                swift.append(lane)
-            else:
-                self._crew.submit(self._run, lane)
+            (swift if lane.next and lane.next.kind in self._swift else others).append(lane)
+        # The stream first: behind thousands of calls its turn would come last. (From here on, lanes are on their way.)
         if swift and self._stream.join(swift):
             self._crew.submit(self._carry_stream)
+        for lane in others:
+            self._crew.submit(self._run, lane)
 
     # -- steps --------------------------------------------------------------------------------------------------
 
@@ -417,6 +433,8 @@ class Lanes:
     def _carry_stream(self) -> None:
         """Carry out what has come, and what comes meanwhile, until there is nothing left."""
         assert self._bring is not None
+        if not self._stream.begin():
+            return
         flying: dict[Owner, _Lane] = {}
 
         def answered(owner: Owner, answer: Answer) -> None:

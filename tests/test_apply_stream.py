@@ -298,3 +298,28 @@ def test_whatever_comes_together_each_lane_lands_once(seed: int) -> None:
 def _break(chance: random.Random) -> None:
     if chance.random() < 0.03:
         raise RuntimeError("a fault")
+
+
+def test_statuses_are_written_while_calls_still_wait_for_their_turn() -> None:
+    stage = Stage(workers=2)
+    many = [create(kind, owner) for owner in owners(50) for kind in ("balancer", "status")]
+    stage.run(*many, create("status", WEB))
+    order = [kind for kind, _ in stage.done]
+    assert order.index("status") < 5
+    assert Counter(order) == {"balancer": 50, "status": 51}
+
+
+def test_where_no_thread_can_be_had_for_a_moment_everybody_lands_with_the_next(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage, start, refused = Stage(workers=2), threading.Thread.start, [True]
+
+    def scarce(thread: threading.Thread) -> None:
+        if thread.name.startswith("lane") and refused and refused.pop():
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", scarce)
+    stage.start(create("status", WEB))
+    assert set(stage.run(create("balancer", DNS), create("status", DNS))) == {WEB, DNS}
+    assert "no thread can be had" in caplog.text
