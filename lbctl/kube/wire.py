@@ -34,6 +34,7 @@ GLANCE = 0.02
 _LONGEST_HEAD = 65536
 _PIECE = 65536
 _FIRST = re.compile(rb"HTTP/1\.(\d) (\d{3})(?!\d)")
+_CLOSE = re.compile(r"(?:^|[ ,\t])close(?:[ ,\t]|$)", re.IGNORECASE)
 _FIELDS = re.compile(rb"\r\n(content-length|transfer-encoding|connection|retry-after):([^\r\n]*)", re.IGNORECASE)
 
 
@@ -82,14 +83,15 @@ class Wire:
         return Answer(answer.status, answer.data or b"", answer.headers.get("Retry-After"))
 
     def send_all(
-        self, questions: Iterator[Question | None], at_once: int, connect: float, read: float
+        self, questions: Iterator[Question | Exception | None], at_once: int, connect: float, read: float
     ) -> Iterator[tuple[int, Answer | Exception]]:
         """Ask as many things as come, from one thread: (which question, its answer or why there is none).
 
         Questions are drawn as there is room for them, `at_once` on their way at a time, and answers come as they come.
-        None says that there is no question right now: it ends when there is none and every answer is there. What went
-        wrong is an error of urllib3's, or the ValueError of a question that cannot be sent. Nothing is sent twice.
-        Questions are small: while one is sent, or a connection is opened, answers wait.
+        None says that there is no question right now: it ends when there is none and every answer is there. An error in
+        a question's place is its answer. What went wrong is an error of urllib3's, or the ValueError of a question that
+        cannot be sent. Nothing is sent twice. Questions are small: while one is sent, or a connection is opened,
+        answers wait.
         """
         if self._manager.proxy is not None:
             yield from self._in_turn(questions, connect, read)
@@ -105,14 +107,16 @@ class Wire:
                 yield from flock.arrivals()
 
     def _in_turn(
-        self, questions: Iterator[Question | None], connect: float, read: float
+        self, questions: Iterator[Question | Exception | None], connect: float, read: float
     ) -> Iterator[tuple[int, Answer | Exception]]:
         """One by one, where a proxy has to be spoken to first: urllib3 knows how."""
-        for number, question in enumerate(iter(lambda: next(questions, None), None)):
+        number = 0
+        while (question := next(questions, None)) is not None:
             try:
-                yield number, self.send(*question, connect, read)
+                yield number, self.send(*question, connect, read) if isinstance(question, Question) else question
             except (HTTPError, OSError, ValueError) as broken:
                 yield number, broken
+            number += 1
 
     def _open(self, connect: float) -> "_Lean":
         """A new connection, as the pool makes them. Raises urllib3's errors."""
@@ -219,7 +223,7 @@ class _Lean(HTTPConnection):
         while 100 <= status < 200:
             status, headers = stream.head()
         body = b"" if status in (204, 304) else stream.body(headers)
-        if stream.ended or headers.get("connection", "").lower() == "close":
+        if stream.ended or stream.surplus or _CLOSE.search(headers.get("connection", "")):
             self.close()
         return Answer(status, body, headers.get("retry-after"))
 
@@ -292,6 +296,7 @@ class _Flock:
         self._free: list[_Lean] = []
         self._flights: dict[_Lean, _Flight] = {}
         self._opened = self._nobody = False
+        self._again = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -308,18 +313,25 @@ class _Flock:
         """Is every answer there, and was there nothing more to ask?"""
         return self._nobody and not self._flights
 
-    def room(self, questions: Iterator[Question | None]) -> Iterator[Question]:
+    def room(self, questions: Iterator[Question | Exception | None]) -> Iterator[Question | Exception]:
         """As many as may depart now: one connection at most is opened in between two looks for answers."""
         self._opened = self._nobody = False
-        while len(self._flights) < self._most and not self._opened:
+        while len(self._flights) < self._most and not self._opened and self._may_have_one():
             question = next(questions, None)
             if question is None:
                 self._nobody = True
                 return
             yield question
 
-    def depart(self, number: int, question: Question) -> Iterator[tuple[int, Exception]]:
+    def _may_have_one(self) -> bool:
+        """Is there a connection, or may one be opened? Not for a while after that failed: answers come first."""
+        return bool(self._free) or not self._flights or time.monotonic() >= self._again
+
+    def depart(self, number: int, question: Question | Exception) -> Iterator[tuple[int, Exception]]:
         """Send it; or tell why that cannot be."""
+        if not isinstance(question, Question):
+            yield number, question
+            return
         method, path, body, headers = question
         url = f"{self._wire._root}{path}"
         try:
@@ -358,6 +370,7 @@ class _Flock:
             return self._wire._open(self._connect)
         except HTTPError:
             self._wire._return(None)
+            self._again = time.monotonic() + self._connect
             raise
 
     def arrivals(self) -> Iterator[tuple[int, Answer | Exception]]:
@@ -423,6 +436,11 @@ class _Stream:
 
     def __init__(self, sock: _Source) -> None:
         self._sock, self._rest, self.ended = sock, b"", False
+
+    @property
+    def surplus(self) -> bool:
+        """Did more come than was asked for? Then nobody knows whose the next will be."""
+        return bool(self._rest)
 
     def head(self) -> tuple[int, dict[str, str]]:
         """(status, and of the headers those that we read, by name in lower case)."""

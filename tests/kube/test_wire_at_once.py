@@ -332,3 +332,38 @@ def test_behind_a_proxy_one_goes_after_the_other(server):
     assert server.asked == [f"http://kubernetes.example:8080/{number}" for number in range(3)]
     assert isinstance(answers.pop(1), HTTPError)
     assert answers == {0: Answer(200, b"hi"), 2: Answer(200, b"hi")}
+
+
+def test_where_no_more_connections_can_be_had_those_that_are_open_carry_on(server):
+    server.answer, told = lambda path: time.sleep(0.002) or said(path), []
+
+    def questions():
+        yield from many(4)
+        while len(told) < 4:
+            yield None
+        server.close()
+        yield from many(60)
+
+    wire = Wire(PoolManager(maxsize=32), f"http://127.0.0.1:{server.port}")
+    for _, answer in wire.send_all(questions(), 32, WAIT, WAIT):
+        told.append(answer)
+    assert len(told) == 64
+    assert sum(isinstance(answer, NewConnectionError) for answer in told) <= 1
+
+
+@pytest.mark.parametrize("field", ["close", "Close", "close, te", "te,close"])
+def test_a_connection_that_the_server_will_close_is_not_asked_again(server, wire, field):
+    server.answer = lambda path: said(path).replace(b"\r\n", b"\r\nConnection: %s\r\n" % field.encode(), 1)
+    assert dict(ask_all(wire, many(10), at_once=1)) == ok(10)
+    assert server.connections == 10
+
+
+def test_a_connection_on_which_more_came_than_was_asked_for_is_not_asked_again(server, wire):
+    server.answer = lambda path: said(path) + b"surplus"
+    assert dict(ask_all(wire, many(10), at_once=1)) == ok(10)
+    assert server.connections == 10
+
+
+def test_an_error_in_a_questions_place_is_its_answer_alone(wire):
+    broken = ValueError("not to be said")
+    assert dict(ask_all(wire, [ask("/0"), broken, ask("/2")])) == {0: ok(1)[0], 1: broken, 2: ok(3)[2]}
