@@ -58,8 +58,8 @@ class Writer:
         flying: dict[int, Service] = {}
         try:
             for number, answer in self._client.patch_all(self._begun(patches, flying), at_once):
-                service = flying.pop(number)
-                yield service, self._ended(service, answer)
+                written = self._ended(flying[number], answer)
+                yield flying.pop(number), written
         finally:
             for service in flying.values():
                 self._services.wrote(key(service), None)
@@ -94,9 +94,10 @@ class Writer:
         if stamp is not None and (known := self._services.known(stamp)) is not None:
             return known
         written = decode(answer, self._decoder)
-        if isinstance(written, Service):
+        if isinstance(written, Service) and key(written) == name:
             return written
-        raise LbctlError(f"the API server's answer for {name}: {written.problem}")
+        problem = "it is about something else" if isinstance(written, Service) else written.problem
+        raise LbctlError(f"the API server's answer for {name}: {problem}")
 
 
 def _guarded(service: Service, body: Mapping[str, Any]) -> Patch:

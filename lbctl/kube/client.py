@@ -123,7 +123,7 @@ def error(status: int, body: bytes, retry_after: str | None = None) -> ApiError:
 def _status_of(body: bytes) -> Status:
     try:
         return msgspec.json.decode(body, type=Status)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return Status(message=body[:200].decode("utf-8", "replace").strip())
 
 
@@ -281,7 +281,7 @@ class Client:
                 seconds = self._clock() - started
                 if isinstance(answer, Exception):
                     self._observe(msgspec.structs.replace(call, code="no-answer", seconds=seconds))
-                    yield number, self._no_answer(answer)
+                    yield number, answer if isinstance(answer, LbctlError) else self._no_answer(answer)
                     continue
                 self._observe(msgspec.structs.replace(call, code=_code(answer), seconds=seconds))
                 try:
@@ -291,7 +291,7 @@ class Client:
 
     def _asked(
         self, patches: Iterator[Patch | None], calls: dict[int, tuple[Call, float]]
-    ) -> "Iterator[Question | None]":
+    ) -> "Iterator[Question | LbctlError | None]":
         from lbctl.kube.wire import Question
 
         headers, due, number = self._headers(None), self._clock() + _HEADERS, 0
@@ -306,7 +306,12 @@ class Client:
             calls[number] = call, self._clock()
             number += 1
             said = {**headers, "Content-Type": patch.content_type}
-            yield Question("PATCH", patch.path, msgspec.json.encode(patch.body), said)
+            try:
+                body = msgspec.json.encode(patch.body)
+            except (TypeError, ValueError) as unsayable:
+                yield LbctlError(f"this cannot be written to {patch.path}: {unsayable}", reason="plugin-fault")
+                continue
+            yield Question("PATCH", patch.path, body, said)
 
     def _renewed(self, headers: dict[str, str]) -> dict[str, str]:
         """Where the credentials cannot be read just now, those from a moment ago may still do."""

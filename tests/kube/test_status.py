@@ -1,5 +1,6 @@
 """Statuses: addresses, conditions, and when nothing is written."""
 
+import json
 import random
 import threading
 from datetime import UTC, datetime
@@ -347,6 +348,7 @@ def both(statuses, services):
     return resolved(change), Change("update", "status", API, API, after=right)
 
 
+ODD = Owner("default/odd")
 SAYS, TOLD = (tuple(said[key] for key in ("status", "reason", "message")) for said in (TRUE, SERVES))
 
 
@@ -466,6 +468,33 @@ def test_an_answer_that_cannot_be_read_fails_its_own_service_alone(api, statuses
     answers = brought(statuses, *both)
     assert isinstance(answers[WEB], LbctlError)
     assert answers[API] == both[1].after
+
+
+def test_an_answer_that_is_no_text_fails_its_own_service_alone_and_withholds_no_news(api, statuses, services, both):
+    def answer(handler):
+        data = json.dumps(body([HOST], [TRUE, SERVES], version="6", annotations={"a": "?"})).encode()
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        handler.wfile.write(data.replace(b'"?"', b'"\xff"'))
+
+    heard = []
+    services.subscribe(lambda what, _old, _new: heard.append(what))
+    api.plan(answer)
+    answers = brought(statuses, *both)
+    assert isinstance(answers[WEB], LbctlError)
+    assert answers[API] == both[1].after
+    heard.clear()
+    put(services, body(version="7", annotations={"a": "b"}))
+    assert heard == ["updated"]
+
+
+def test_what_cannot_be_said_fails_its_own_service_alone(api, statuses, services, both):
+    put(services, body(name="odd", uid="u3"))
+    odd = Resource("status", ODD, ODD, {"ingress": (HOST,), "conditions": {READY: ("False", "x", "no \udc80")}})
+    api.plan(api.json(body([HOST], [TRUE, SERVES], version="6")))
+    answers = brought(statuses, Change("update", "status", ODD, ODD, after=odd), *both)
+    assert (answers[ODD].reason, answers[WEB], answers[API]) == ("plugin-fault", both[0].after, both[1].after)
 
 
 def test_whatever_becomes_of_the_answers_each_lane_lands_once(api, statuses, services):
