@@ -9,7 +9,7 @@ change marks what it touches, the next question works those out.
 """
 
 from bisect import bisect_left, bisect_right, insort
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from itertools import pairwise
@@ -34,10 +34,9 @@ class Place:
         self._squeezed = pool.avoid_buggy and part.version == 4
         self.first, self.last = self._up(part.first), self._down(part.last)
         self.taken, self.resting = Intervals(), Intervals()
-
-    @property
-    def size(self) -> int:
-        return max(0, self.last - self.first + 1)
+        self.size = max(0, self.last - self.first + 1)
+        self.gives = self.size > 0
+        """Is it among the Book's ranges of which not everything is taken?"""
 
     def covers(self, number: int) -> bool:
         """Is it this range's, which begins no later than there?"""
@@ -148,7 +147,7 @@ class Book:
         for place in places:
             where = (place.pool.name, family_of(place.part))
             self._by_pool.setdefault(where, []).append(place)
-            self._spare.setdefault(where, []).extend([place.rank] if place.size else ())
+            self._spare.setdefault(where, []).extend([place.rank] if place.gives else ())
         self._index_reservations()
         self._reindex()
 
@@ -166,7 +165,7 @@ class Book:
         self._entries: dict[IPAddress, _Entry] = {}
         self._held: Counter[tuple[str, Family]] = Counter()
         self._quota: Counter[tuple[str, str]] = Counter()
-        self._members: dict[str, Counter[Owner]] = {}
+        self._members: defaultdict[str, Counter[Owner]] = defaultdict(Counter)
         self._rooms: dict[tuple[object, ...], list[tuple[int, int]]] = {}
         self._touched: set[IPAddress] = {*self._claimants, *self._foreign, *self.nodes, *self.reserved}
         self._order_rests()
@@ -234,11 +233,13 @@ class Book:
     def claim(self, owner: Owner, external_ips: Iterable[IPAddress], published: Iterable[IPAddress] = ()) -> None:
         """Any Service's spec.externalIPs, and what the status of a Service that we do not serve holds. Empty: none."""
         claimed = (frozenset(external_ips), frozenset(published))
-        before = self._claims.pop(owner, (frozenset(), frozenset()))
-        if any(claimed):
-            self._claims[owner] = claimed
+        before = self._claims.get(owner, (frozenset(), frozenset()))
         if claimed == before:
             return
+        if any(claimed):
+            self._claims[owner] = claimed
+        else:
+            del self._claims[owner]
         for address in before[0] | before[1]:
             _remove(self._foreign, address, owner)
         for address in claimed[0] | claimed[1]:
@@ -280,9 +281,9 @@ class Book:
         claimants = self._claimants.get(address, set())
         now = _NOBODY.joined(*keepers([self.requests[owner] for owner in claimants])) if claimants else _NOBODY
         self._become(address, before, now)
-        changed = before.owners ^ now.owners
-        self.bereft |= (before.owners - now.owners) & claimants
-        self._unseen.update(changed & claimants)
+        if claimants:
+            self.bereft |= (before.owners - now.owners) & claimants
+            self._unseen |= (before.owners ^ now.owners) & claimants
 
     def _become(self, address: IPAddress, before: _Entry, now: _Entry) -> None:
         """Count what it is now, and no more what it was."""
@@ -292,24 +293,27 @@ class Book:
         else:
             self._entries.pop(address, None)
         if place is not None:
-            self._count(place, address, before, now)
-            self._mark(place, address, bool(now.tenants))
+            number = place.number(address)
+            self._count(place, number, before, now)
+            self._mark(place, number, address, bool(now.tenants))
 
-    def _count(self, place: Place, address: IPAddress, before: _Entry, now: _Entry) -> None:
-        pool = place.pool.name
-        self._held[pool, family(address)] += bool(now.tenants) - bool(before.tenants)
-        self._quota.update((pool, namespace) for namespace in now.namespaces - before.namespaces)
-        self._quota.subtract((pool, namespace) for namespace in before.namespaces - now.namespaces)
-        members = self._members.setdefault(pool, Counter())
-        members.update(now.owners - before.owners)
+    def _count(self, place: Place, number: int, before: _Entry, now: _Entry) -> None:
+        pool, members = place.pool.name, self._members[place.pool.name]
+        self._held[pool, family_of(place.part)] += bool(now.tenants) - bool(before.tenants)
+        for namespace in now.namespaces - before.namespaces:
+            self._quota[pool, namespace] += 1
+        for namespace in before.namespaces - now.namespaces:
+            self._quota[pool, namespace] -= 1
+        for owner in now.owners - before.owners:
+            members[owner] += 1
         for owner in before.owners - now.owners:
             members[owner] -= 1
             if not members[owner]:
                 del members[owner]
         left, entered = _room(place, before), _room(place, now)
         if left != entered:
-            self._enter(left, (place.rank, place.number(address)), -1)
-            self._enter(entered, (place.rank, place.number(address)), 1)
+            self._enter(left, (place.rank, number), -1)
+            self._enter(entered, (place.rank, number), 1)
 
     def _enter(self, room: tuple[object, ...] | None, where: tuple[int, int], sign: int) -> None:
         if room is None:
@@ -322,8 +326,7 @@ class Book:
             if not known:
                 del self._rooms[room]
 
-    def _mark(self, place: Place, address: IPAddress, held: bool) -> None:
-        number = place.number(address)
+    def _mark(self, place: Place, number: int, address: IPAddress, held: bool) -> None:
         taken = held or address in self._foreign or address in self.nodes or address in self.reserved
         _set(place.taken, number, taken)
         _set(place.resting, number, taken or address in self._resting)
@@ -331,23 +334,25 @@ class Book:
 
     def _spare_or_not(self, place: Place) -> None:
         """Is the range one that has something to give?"""
-        spare = self._spare[place.pool.name, family_of(place.part)]
-        at = bisect_left(spare, place.rank)
-        there, gives = at < len(spare) and spare[at] == place.rank, place.taken.count < place.size
-        if gives and not there:
-            spare.insert(at, place.rank)
-        elif there and not gives:
-            del spare[at]
+        gives = place.taken.count < place.size
+        if gives == place.gives:
+            return
+        place.gives, spare = gives, self._spare[place.pool.name, family_of(place.part)]
+        if gives:
+            insort(spare, place.rank)
+        else:
+            spare.remove(place.rank)
 
     def _look(self, request: Request) -> None:
         """Does it wait for something?"""
         self._wait(request, waits=len(self.fitting(request)) < len(request.families))
 
     def _wait(self, request: Request, *, waits: bool) -> None:
-        at = bisect_left(self._waiting, request.turn)
-        there = at < len(self._waiting) and self._waiting[at] == request.turn
+        turn = request.turn
+        at = bisect_left(self._waiting, turn)
+        there = at < len(self._waiting) and self._waiting[at] == turn
         if waits and not there:
-            self._waiting.insert(at, request.turn)
+            self._waiting.insert(at, turn)
         elif there and not waits:
             del self._waiting[at]
 
