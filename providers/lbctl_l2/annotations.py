@@ -12,10 +12,8 @@ for is read already (`lbctl.intent`); which pool, and with whom to share, is bar
 Several names may say the same. Where they differ, the Service is refused: nobody knows which of them was meant.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import ip_address
-
-import msgspec
 
 from lbctl.errors import Refused
 from lbctl.intent import ADDRESS_ANNOTATIONS
@@ -37,26 +35,34 @@ OLD = frozenset(name for name in (*ADDRESS_ANNOTATIONS, *POOL, *SHARING) if name
 """MetalLB's names of long ago. They mean what those under metallb.io/ do."""
 
 
-def request(load_balancer: LoadBalancer, namespace_labels: Mapping[str, str] | None) -> Request:
-    """What the Service asks for.
+def request(
+    load_balancer: LoadBalancer,
+    namespace_labels: Mapping[str, str] | None,
+    held: tuple[IPAddress, ...] | None = None,
+) -> Request:
+    """What the Service asks for. `held`: what it has, if that is not what its status says.
 
     Raises `Refused` where it contradicts itself: `pool-conflict`, `sharing-key-conflict`, `address-family`.
     """
     key, families = _one(load_balancer.annotations, SHARING, "sharing-key-conflict"), _families(load_balancer)
-    return msgspec.structs.replace(
-        holder(load_balancer),
+    return Request(
+        owner=load_balancer.owner,
+        created=load_balancer.created,
+        labels=load_balancer.labels,
         namespace_labels=namespace_labels,
         families=families,
         required=load_balancer.ip_family_policy == "RequireDualStack",
-        held=tuple(dict.fromkeys(addresses(load_balancer))),
+        held=tuple(dict.fromkeys(addresses(load_balancer))) if held is None else held,
         addresses=_asked(load_balancer, families),
-        key=key,
         pool=_one(load_balancer.annotations, POOL, "pool-conflict"),
+        key=key,
+        backend=_backend(load_balancer),
+        ports=_ports(load_balancer),
         scheme=load_balancer.scheme,
     )
 
 
-def holder(load_balancer: LoadBalancer) -> Request:
+def holder(load_balancer: LoadBalancer, held: tuple[IPAddress, ...] = ()) -> Request:
     """What a Service asks that is refused: nothing. But what it has it keeps, on the terms that it says.
 
     Where it says several keys, it stays with who says one of them, and lets nobody in by itself.
@@ -67,10 +73,11 @@ def holder(load_balancer: LoadBalancer) -> Request:
         created=load_balancer.created,
         labels=load_balancer.labels,
         families=(),
+        held=held,
         key=keys[0] if len(keys) == 1 else "",
         torn=tuple(keys) if len(keys) > 1 else (),
         backend=_backend(load_balancer),
-        ports=frozenset((port.protocol, port.port) for port in load_balancer.ports),
+        ports=_ports(load_balancer),
     )
 
 
@@ -116,7 +123,7 @@ def _asked(load_balancer: LoadBalancer, families: tuple[Family, ...]) -> tuple[I
     return asked
 
 
-def _one(annotations: Mapping[str, str], names: Iterable[str], reason: str) -> str:
+def _one(annotations: Mapping[str, str], names: Sequence[str], reason: str) -> str:
     """The one value that these annotations say, "" for none."""
     said = _said(annotations, names)
     if len(set(said.values())) > 1:
@@ -125,8 +132,13 @@ def _one(annotations: Mapping[str, str], names: Iterable[str], reason: str) -> s
     return next(iter(said.values()), "")
 
 
-def _said(annotations: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
-    return {name: value for name in names if (value := annotations.get(name, "").strip())}
+def _said(annotations: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
+    # Most Services have no annotation at all.
+    return {name: value for name in names if (value := annotations.get(name, "").strip())} if annotations else {}
+
+
+def _ports(load_balancer: LoadBalancer) -> frozenset[tuple[str, int]]:
+    return frozenset([(port.protocol, port.port) for port in load_balancer.ports])
 
 
 def _backend(load_balancer: LoadBalancer) -> str:

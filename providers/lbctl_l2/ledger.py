@@ -218,19 +218,19 @@ class Ledger:
         lb = ask.load_balancer
         held = self._holds(lb)
         try:
-            request = annotations.request(lb, self._kubernetes.namespaces(lb.namespace))
+            request = annotations.request(lb, self._kubernetes.namespaces(lb.namespace), held)
         except Refused as no:
             self.refused[owner] = Refusal(owner, no.reason, no.message)
         else:
             if owner not in self._barred and lb.problem is None:
-                self.book.put(msgspec.structs.replace(request, held=held))
+                self.book.put(request)
                 self._claim(owner, lb.external_ips)
                 return
         self._silence(lb, held)
 
     def _silence(self, lb: LoadBalancer, held: tuple[IPAddress, ...]) -> None:
         """It keeps what it has, unless that is another's, and asks for nothing more."""
-        self.book.put(msgspec.structs.replace(annotations.holder(lb), held=held))
+        self.book.put(annotations.holder(lb, held))
         self.silent.add(lb.owner)
         self._claim(lb.owner, lb.external_ips)
 
@@ -241,14 +241,14 @@ class Ledger:
     def _holds(self, load_balancer: LoadBalancer) -> tuple[IPAddress, ...]:
         """What is in its status, and on its way there."""
         with self._lock:
-            promise = self._promises.get(load_balancer.owner, Promise())
+            promise = self._promises.get(load_balancer.owner, _NO_PROMISE)
         there = (address for address in annotations.addresses(load_balancer) if address not in promise.gone)
         return tuple(dict.fromkeys((*there, *promise.given, *self._flying.get(load_balancer.owner, ()))))
 
     def _claims(self, owner: Owner) -> Claimed:
         """What somebody claims whom we do not serve."""
         with self._lock:
-            return self._told.get(owner, Claimed())
+            return self._told.get(owner, _NO_CLAIM)
 
     # -- releases -----------------------------------------------------------------------------------------------
 
@@ -270,6 +270,7 @@ class Ledger:
 
 
 NOBODY = Owner("")
+_NO_PROMISE, _NO_CLAIM = Promise(), Claimed()
 
 
 def _without(addresses: tuple[IPAddress, ...], gone: IPAddress) -> tuple[IPAddress, ...]:
