@@ -5,13 +5,11 @@ may announce follows from the same election that the speakers hold, so a Service
 """
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 
-import msgspec
-
 from lbctl.cluster import Kubernetes, Object
-from lbctl.model import DEGRADED, SERVING, Ingress, IPAddress, LoadBalancer, Node, Note, Owner
+from lbctl.model import DEGRADED, SERVING, IPAddress, Node, Note, Owner
 from lbctl.provider import Scope
 from lbctl_l2 import election, leases, members
 from lbctl_l2.crds import Problem, Supply
@@ -46,7 +44,7 @@ class Announcing:
         self._seen: tuple[Supply, tuple[Node, ...]] | None = None
         self._said: Mapping[str, Said] = {}
         self._roll = Roll((), (), str)
-        self._verdicts: dict[object, tuple[Verdict, ...]] = {}
+        self._verdicts: dict[object, str] = {}
         self._surely: Mapping[IPAddress, str] = {}
         if self._watch is not None:
             kubernetes.follow(self._watch, self._hear)
@@ -60,10 +58,13 @@ class Announcing:
         self._read(scope, supply, nodes)
         troubles = self._troubles(scope.at)
         for load_balancer in scope.load_balancers:
-            outcome = outcomes.get(load_balancer.owner)
-            for address in outcome.addresses if outcome is not None else ():
-                yield from self._nobody(load_balancer, address)
-                yield from (Note(load_balancer.owner, DEGRADED, *trouble) for trouble in troubles.get(address, ()))
+            outcome = outcomes.get(load_balancer.owner, _NOTHING)
+            for address, pool in zip(outcome.addresses, outcome.pools, strict=True):
+                if address not in self._surely and (why := self._judged(election.claim(load_balancer, address), pool)):
+                    message = f"nobody announces {address}: {why}"
+                    yield Note(load_balancer.owner, SERVING, "no-announcer", message)
+                for trouble in troubles.get(address, ()):
+                    yield Note(load_balancer.owner, DEGRADED, *trouble)
 
     # -- who may ------------------------------------------------------------------------------------------------
 
@@ -84,26 +85,15 @@ class Announcing:
         self._surely = election.holders(living) if any(map(_is_unreadable, supply.problems)) else {}
         self._networks = sorted({n for m in found for link in m.links or () for n in link.networks}, key=str)
 
-    def _nobody(self, load_balancer: LoadBalancer, address: IPAddress) -> Iterator[Note]:
-        """`no-announcer`, with each node's reason, if there is nobody who may."""
-        if address in self._surely:
-            return
-        published = msgspec.structs.replace(load_balancer, status=(Ingress(ip=str(address)),))
-        for claim in election.claims(published):
-            verdicts = self._judged(claim)
-            reasons = {verdict.reason for verdict in verdicts}
-            if "" not in reasons and not reasons & set(PODS):
-                message = f"nobody announces {address}: {_why(verdicts)}"
-                yield Note(load_balancer.owner, SERVING, "no-announcer", message)
-
-    def _judged(self, claim: Claim) -> tuple[Verdict, ...]:
-        """What keeps each node from announcing. Claims that nobody can tell apart are judged once."""
-        pool, labels = self._roll.pool_of(claim.address), dict(claim.labels)
-        adverts = tuple(advert.serves(pool) and advert.admits(labels) for advert in self._roll.adverts)
-        near = tuple(claim.address in network for network in self._networks)
+    def _judged(self, claim: Claim, pool: str) -> str:
+        """Each node's reason, if there is nobody who may announce it, else "". Claims to a pool's addresses that nobody
+        can tell apart are judged once."""
+        labels = dict(claim.labels)
+        adverts = tuple([advert.serves(pool) and advert.admits(labels) for advert in self._roll.adverts])
+        near = tuple([claim.address in network for network in self._networks])
         key = (pool, adverts, near, claim.served, claim.endpoints if claim.local else None)
         if key not in self._verdicts:
-            self._verdicts[key] = election.verdicts((claim,), self._roll)
+            self._verdicts[key] = _nobody(election.verdicts((claim,), self._roll))
         return self._verdicts[key]
 
     # -- what speakers complain of ------------------------------------------------------------------------------
@@ -164,6 +154,15 @@ def _complaints(node: str, facts: Facts, now: datetime) -> Iterator[tuple[str, s
     for problem in facts.problems:
         if problem.address:
             yield problem.address, problem.reason, f"{node}: {problem.message}"
+
+
+_NOTHING = Outcome(Owner(""))
+
+
+def _nobody(verdicts: Sequence[Verdict]) -> str:
+    """Why nobody may; "" if somebody may, or would with other pods."""
+    reasons = {verdict.reason for verdict in verdicts}
+    return "" if reasons & {"", *PODS} else _why(verdicts)
 
 
 def _why(verdicts: Iterable[Verdict]) -> str:

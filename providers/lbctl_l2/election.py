@@ -113,18 +113,22 @@ class Roll(msgspec.Struct, frozen=True):
 
 def claims(load_balancer: LoadBalancer, known: Endpoints | None = None) -> Iterator[Claim]:
     """What a Service's status says: the addresses to announce for it. `known`: its endpoints, if it does not say."""
+    found = (address(entry.ip) for entry in load_balancer.status)
+    return (claim(load_balancer, item, known) for item in found if item is not None)
+
+
+def claim(load_balancer: LoadBalancer, address: IPAddress, known: Endpoints | None = None) -> Claim:
+    """What it would be if the Service's status said this address."""
     known, created = known or load_balancer.endpoints, load_balancer.created
-    for entry in load_balancer.status:
-        if (found := address(entry.ip)) is not None:
-            yield Claim(
-                owner=load_balancer.owner,
-                address=found,
-                created=created.timestamp() if created else 0.0,
-                labels=tuple(sorted(load_balancer.labels.items())),
-                local=load_balancer.external_traffic_policy == "Local",
-                endpoints=known.serving if known else frozenset(),
-                served=known is None or known.ready > 0 or bool(known.serving),
-            )
+    return Claim(
+        owner=load_balancer.owner,
+        address=address,
+        created=created.timestamp() if created else 0.0,
+        labels=tuple(sorted(load_balancer.labels.items())),
+        local=load_balancer.external_traffic_policy == "Local",
+        endpoints=known.serving if known else frozenset(),
+        served=known is None or known.ready > 0 or bool(known.serving),
+    )
 
 
 def address(text: str) -> IPAddress | None:
