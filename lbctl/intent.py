@@ -3,6 +3,8 @@
 `kube/read.py` asks once per Service; providers may ask again for their own keys. One law stands above all: what says
 "internal" in any known vocabulary never becomes public. So a value that cannot be read is refused, never ignored, and
 "public" counts only where every controller that knows the annotation would read it so.
+
+Most Services say none of this, and thousands are read at a time: each question first asks whether anything is said.
 """
 
 from collections.abc import Iterable, Mapping
@@ -62,6 +64,8 @@ def scheme(annotations: Mapping[str, str]) -> Scheme | None:
 
     Raises `Refused`: `bad-scheme` for a value that cannot be read, `scheme-conflict` where two annotations disagree.
     """
+    if SCHEME_WORDS.keys().isdisjoint(annotations):
+        return None
     votes = {name: _vote(name, annotations[name]) for name in SCHEME_WORDS if name in annotations}
     if len(set(votes.values())) > 1:
         said = ", ".join(f"{name}={annotations[name]!r}" for name in sorted(votes))
@@ -93,6 +97,8 @@ def source_ranges(
     `bad-source-range` for what is not a network, `source-range-family` for a network of a family it does not serve.
     """
     where, texts = _ranges_said(tuple(spec), annotations)
+    if not texts:
+        return ()
     served = tuple(families)
     networks = {_network(where, text) for text in texts}
     for network in networks:
@@ -112,8 +118,8 @@ def _ranges_said(spec: tuple[str, ...], annotations: Mapping[str, str]) -> tuple
     if spec:
         return "spec.loadBalancerSourceRanges", spec
     for name in (SOURCE_RANGES, _BETA + "load-balancer-source-ranges"):
-        texts = tuple(part for part in annotations.get(name, "").split(",") if part.strip())
-        if texts:
+        said = annotations.get(name)
+        if said and (texts := tuple(part for part in said.split(",") if part.strip())):
             return f"annotation {name}", texts
     return "", ()
 
@@ -141,12 +147,16 @@ ADDRESS_ANNOTATIONS = (
 )
 """Where peers let a Service ask for addresses, as a comma list."""
 
+_ASKING = frozenset(ADDRESS_ANNOTATIONS)
+
 
 def requested_addresses(load_balancer_ip: str, annotations: Mapping[str, str]) -> tuple[IPAddress, ...]:
     """The addresses it asks for, in its own order.
 
     Raises `Refused`: `bad-address` for what is not one, `address-conflict` where two places ask for different ones.
     """
+    if not load_balancer_ip and _ASKING.isdisjoint(annotations):
+        return ()
     said = {name: annotations.get(name, "") for name in ADDRESS_ANNOTATIONS}
     said["spec.loadBalancerIP"] = load_balancer_ip
     asked = {where: _addresses(where, text) for where, text in said.items() if text.strip()}
@@ -196,6 +206,8 @@ FOREIGN: Mapping[str, tuple[str, str]] = {
 
 def foreign(load_balancer: LoadBalancer, provider: str) -> Refusal | None:
     """Why this provider cannot serve it: somebody else's annotation asks for TLS or restricts who may connect."""
+    if FOREIGN.keys().isdisjoint(load_balancer.annotations):
+        return None
     for name, (whose, what) in FOREIGN.items():
         if whose != provider and load_balancer.annotations.get(name, "").strip():
             way = f"use {SOURCE_RANGES} or spec.loadBalancerSourceRanges" if what != "TLS" else "end TLS in the pods"

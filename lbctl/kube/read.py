@@ -371,7 +371,8 @@ def _said(status: Sequence[Ingress]) -> str:
 
 
 def _annotation_bytes(service: Service) -> int:
-    return sum(len(name) + len(value) for name, value in (service.metadata.annotations or {}).items())
+    said = service.metadata.annotations
+    return sum(len(name) + len(value) for name, value in said.items()) if said else 0
 
 
 def _check_annotations(service: Service) -> None:
