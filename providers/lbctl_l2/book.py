@@ -119,7 +119,7 @@ class Book:
         self._released: dict[IPAddress, datetime] = {}
         self._waiting: list[Turn] = []
         self._unseen: set[Owner] = set()
-        self._trial: set[IPAddress] = set()
+        self._trial: dict[IPAddress, None] = {}
         self._movers: set[Owner] = set()
         self.set_pools(pools)
 
@@ -536,7 +536,7 @@ class Book:
 
     def take(self, address: IPAddress, request: Request) -> None:
         """Until `undo` the address counts as given to this one, which leaves what does not fit any more."""
-        self._trial.add(address)
+        self._trial[address] = None
         if request.held:
             self._movers.add(request.owner)
         before = self._entries.get(address, _NOBODY)
@@ -544,9 +544,10 @@ class Book:
 
     def undo(self) -> None:
         """Nothing was given to anybody."""
-        trial, self._trial = self._trial, set()
+        trial, self._trial = self._trial, {}
         self._movers.clear()
-        for address in trial:
+        # The last first: what was taken side by side leaves from its end, and no interval falls apart meanwhile.
+        for address in reversed(trial):
             self._settle(address)
 
 
