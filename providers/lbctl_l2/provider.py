@@ -62,12 +62,12 @@ class AddressProvider:
         self._remember_waiting(scope, outcomes)
         self._look_at_bereft(scope)
         resources = tuple(
-            _resource(owner, held)
+            _resource(owner, str(held))
             for owner in (ledger.book.requests if scope.owners is None else sorted(scope.owners))
             if owner in outcomes
             for held in ledger.book.requests[owner].held
         )
-        resources += tuple(_resource(owner, held) for owner, own in sorted(kept.items()) for held in own)
+        resources += tuple(_resource(owner, str(held)) for owner, own in sorted(kept.items()) for held in own)
         announcing = self._announcing.notes(scope, outcomes, supply, self._nodes)
         notes = (*self._conflicting(), *announcing, *(_problems(supply.problems) if scope.owners is None else ()))
         self._reporter.look(self._configured, ledger, scope)
@@ -82,19 +82,20 @@ class AddressProvider:
             held.setdefault(resource.owner, []).append(ip_address(resource.fields["address"]))
         kept: Mapping[Owner, tuple[IPAddress, ...]] = seen.facts["kept"]
         asking = {lb.owner for lb in load_balancers}
-        given = [outcomes[owner] for owner in asking if owner in outcomes]
+        given = [outcomes[lb.owner] for lb in load_balancers if lb.owner in outcomes]
         served = [outcome for outcome in given if outcome.refusal is None]
+        wanted = {outcome.owner: tuple(_wanted(outcome, held.get(outcome.owner, ()))) for outcome in served}
         noted = (note for note in seen.facts["notes"] if note.owner in asking or note.owner == SHARED)
         return Desired(
-            resources=tuple(r for outcome in served for r in _wanted(outcome, held.get(outcome.owner, ()))),
+            resources=tuple(chain.from_iterable(wanted.values())),
             refused=(
                 *(outcome.refusal for outcome in given if outcome.refusal is not None),
                 *(refusal for owner, refusal in contradictory.items() if owner in asking),
             ),
             notes=(*chain.from_iterable(outcome.notes for outcome in served), *noted),
-            addresses={outcome.owner: _refs(outcome) for outcome in served},
+            addresses={owner: _refs(own) for owner, own in wanted.items()},
             keeps={
-                outcome.owner: _refs(outcome)
+                outcome.owner: _named(outcome.owner, outcome.addresses)
                 for outcome in given
                 if outcome.refusal is not None and not set(held.get(outcome.owner, ())) <= set(outcome.addresses)
             }
@@ -183,21 +184,16 @@ class AddressProvider:
         return notes
 
 
-def _name(owner: Owner, held: IPAddress) -> str:
-    return f"{owner} {held}"
-
-
-def _refs(outcome: Outcome) -> tuple[Ref, ...]:
-    return _named(outcome.owner, outcome.addresses)
+def _refs(resources: Iterable[Resource]) -> tuple[Ref, ...]:
+    return tuple([Ref(ADDRESS, resource.name, "ip") for resource in resources])
 
 
 def _named(owner: Owner, addresses: Iterable[IPAddress]) -> tuple[Ref, ...]:
-    return tuple(Ref(ADDRESS, _name(owner, address), "ip") for address in addresses)
+    return _refs(_resource(owner, str(address)) for address in addresses)
 
 
-def _resource(owner: Owner, held: IPAddress, because: str = "") -> Resource:
-    text = str(held)
-    return Resource(ADDRESS, _name(owner, held), owner, {"address": text}, {"ip": text}, because=because)
+def _resource(owner: Owner, text: str, because: str = "") -> Resource:
+    return Resource(ADDRESS, f"{owner} {text}", owner, {"address": text}, {"ip": text}, because=because)
 
 
 def _problems(found: Iterable[Problem]) -> Iterable[Note]:
@@ -209,4 +205,5 @@ def _wanted(outcome: Outcome, held: Sequence[IPAddress]) -> Iterable[Resource]:
     for given, pool in zip(outcome.addresses, outcome.pools, strict=True):
         left = (old for old in held if old not in outcome.addresses and family(old) == family(given))
         moved = "" if given in held else "".join(f", instead of {old}" for old in left)
-        yield _resource(outcome.owner, given, f"{given} from pool {pool}{moved}")
+        text = str(given)
+        yield _resource(outcome.owner, text, f"{text} from pool {pool}{moved}")
