@@ -189,10 +189,11 @@ def _compare(
     wanted: set[Key] = set()
     unchanged = 0
     for want in sorted(desired.resources, key=lambda r: order[r.kind]):
-        if want.key in wanted:
+        key = want.key
+        if key in wanted:
             raise ValueError(f"two resources are called {want.kind}/{want.name}: names must not collide")
-        wanted.add(want.key)
-        old = have.get(want.key)
+        wanted.add(key)
+        old = have.get(key)
         if old is None:
             forward.append(_create(want))
             continue
@@ -200,7 +201,7 @@ def _compare(
         if not diffs:
             unchanged += 1
         elif old.owner != want.owner or any(d.field in immutable[want.kind] for d in diffs):
-            known.pop(want.key, None)
+            known.pop(key, None)
             first.append(_delete(old, outage=True))
             forward.append(_create(want, outage=True))
         else:
@@ -229,8 +230,10 @@ def _unwanted(surplus: Sequence[Resource], desired: "Desired", scope: "Scope") -
     ]
 
 
-def _in_the_way(unwanted: Iterable[Resource], forward: Iterable[Change]) -> set[Key]:
+def _in_the_way(unwanted: Sequence[Resource], forward: Iterable[Change]) -> set[Key]:
     """Old resources that hold what a new one needs (a port, an address), and whatever refers to nothing else."""
+    if not unwanted:
+        return set()
     needed = {(c.owner, hold) for c in forward if c.after for hold in c.after.holds}
     return {r.key for r in unwanted if any((r.owner, hold) in needed for hold in r.holds)}
 

@@ -5,7 +5,7 @@ What load balancers contribute to shared things is counted here as they come and
 Services costs one addition: the count equals the one made from scratch (a law).
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable
 from datetime import UTC, datetime
 
@@ -22,7 +22,7 @@ class Wanted:
         self.by_owner: dict[Owner, LoadBalancer] = {}
         self.shares: Counter[Hashable] = Counter()
         self._share = shares
-        self._namespaces: dict[str, set[Owner]] = {}
+        self._namespaces: defaultdict[str, set[Owner]] = defaultdict(set)
 
     def put(self, load_balancer: LoadBalancer) -> bool:
         """Add or replace one. False if that changed nothing."""
@@ -32,8 +32,9 @@ class Wanted:
         if old is not None:
             self.remove(old.owner)
         self.by_owner[load_balancer.owner] = load_balancer
-        self.shares.update(self._share(load_balancer))
-        self._namespaces.setdefault(load_balancer.namespace, set()).add(load_balancer.owner)
+        for share in self._share(load_balancer):
+            self.shares[share] += 1
+        self._namespaces[load_balancer.namespace].add(load_balancer.owner)
         return True
 
     def remove(self, owner: Owner) -> bool:

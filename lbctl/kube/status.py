@@ -235,7 +235,7 @@ class Statuses:
             return _said("False", CONFLICT, message), True
         if (failure := seen.scope.failures.get(owner)) is not None:
             return _said("False", failure.reason, failure.message), True
-        return _said("True", "ready", "the load balancer is ready"), False
+        return _IS_READY, False
 
     def shares(self, load_balancer: LoadBalancer) -> Iterable[Hashable]:
         return ()
@@ -360,8 +360,13 @@ def _said(status: str, reason: str, message: str) -> Said:
     return kept[1:]
 
 
+_IS_READY = _said("True", "ready", "the load balancer is ready")
+
+
 def _noted(notes: Sequence[Note], kind: str, status: str) -> Said | None:
     """All notes of one type as one condition: the first one's reason, everybody's sentence."""
+    if not notes:
+        return None
     chosen = sorted((n for n in notes if n.condition == kind), key=lambda n: (n.reason, n.message))
     return _said(status, chosen[0].reason, "; ".join(n.message for n in chosen)) if chosen else None
 
