@@ -123,8 +123,10 @@ def node_matters(old: objects.Node | None, new: objects.Node | None) -> bool:
 # ── endpoints ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def endpoints(slices: Iterable[EndpointSlice]) -> Endpoints:
+def endpoints(slices: Sequence[EndpointSlice]) -> Endpoints:
     """How many endpoints are ready, and on which nodes. A dual-stack pod is one endpoint, though it has two slices."""
+    if not slices:
+        return _NOTHING_READY
     ready: dict[str, int] = {}
     where: set[str] = set()
     serving: set[str] = set()
@@ -269,7 +271,7 @@ def _base(service: Service, nodes: tuple[Node, ...], endpoints: Endpoints | None
         ip_family_policy=spec.ip_family_policy or "SingleStack",
         allocate_node_ports=spec.allocate_load_balancer_node_ports is not False,
         selector=spec.selector or {},
-        external_ips=_external_ips(spec.external_ips or ()),
+        external_ips=_external_ips(spec.external_ips) if spec.external_ips else (),
         status=published(service),
         nodes=nodes,
         endpoints=endpoints,
@@ -278,14 +280,14 @@ def _base(service: Service, nodes: tuple[Node, ...], endpoints: Endpoints | None
 
 def published(service: Service) -> tuple[Ingress, ...]:
     """The addresses in its status, with ipMode in normal form (VIP where an ip has none)."""
-    return tuple(
+    return tuple([
         Ingress(entry.ip or "", entry.hostname or "", (entry.ip_mode or "VIP") if entry.ip else "")
         for entry in service.ingress
-    )
+    ])
 
 
 def _families(service: Service) -> tuple[Family, ...]:
-    said = tuple(f for f in service.spec.ip_families or () if f in ("IPv4", "IPv6"))
+    said = tuple([f for f in service.spec.ip_families or () if f in ("IPv4", "IPv6")])
     if said:
         return cast("tuple[Family, ...]", said)
     return ("IPv4", "IPv6") if service.spec.ip_family_policy == "RequireDualStack" else ("IPv4",)

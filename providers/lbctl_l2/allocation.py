@@ -17,7 +17,7 @@ from datetime import datetime
 from itertools import islice
 
 from lbctl.model import DEGRADED, Family, IPAddress, Note, Owner, Refusal
-from lbctl_l2.book import Book
+from lbctl_l2.book import Book, Place
 from lbctl_l2.pool import TOLD, Outcome, Pool, Request, family, is_buggy, is_private
 
 ROOMMATES = 16
@@ -88,9 +88,10 @@ def _serve(book: Book, request: Request) -> Outcome:
 
 
 def _outcome(book: Book, request: Request, has: dict[Family, IPAddress]) -> Outcome:
-    addresses = tuple(has[wanted] for wanted in request.families if wanted in has)
-    pools = tuple(map(book.pool_of, addresses))
-    return Outcome(request.owner, addresses, pools, None, _notes(book, request, addresses))
+    addresses = tuple([has[wanted] for wanted in request.families if wanted in has])
+    places = [book.locate(address) for address in addresses]
+    pools = tuple([place.pool.name if place else "" for place in places])
+    return Outcome(request.owner, addresses, pools, None, _notes(book, request, addresses, places))
 
 
 def _refused(book: Book, request: Request, no: Verdict) -> Outcome:
@@ -173,8 +174,10 @@ def _any(
     """An address of each missing family. If that is `enough`, what can be had of them."""
     if not missing:
         return {}
-    near = {book.pool_of(address) for address in has.values()}
-    pools = sorted(_candidates(book, request), key=lambda pool: pool.name not in near)
+    pools: Sequence[Pool] = _candidates(book, request)
+    if has:
+        near = {book.pool_of(address) for address in has.values()}
+        pools = sorted(pools, key=lambda pool: pool.name not in near)
     if len(missing) > 1 and (found := _first(book, request, pools, missing, has)):
         return found
     found = {}
@@ -343,11 +346,12 @@ def _listed(items: Sequence[str]) -> str:
     return "; ".join(items[:TOLD]) + more
 
 
-def _notes(book: Book, request: Request, addresses: Sequence[IPAddress]) -> tuple[Note, ...]:
-    """What a user should know who has an address."""
+def _notes(
+    book: Book, request: Request, addresses: Sequence[IPAddress], places: Sequence[Place | None]
+) -> tuple[Note, ...]:
+    """What a user should know who has an address in each of these places."""
     found = []
-    for address in addresses:
-        place = book.locate(address)
+    for address, place in zip(addresses, places, strict=True):
         if not book.namespaces(address) <= {request.namespace}:
             strangers = [t.owner for t in book.tenants(address) if t.namespace != request.namespace]
             found.append(Note(
@@ -364,8 +368,9 @@ def _notes(book: Book, request: Request, addresses: Sequence[IPAddress]) -> tupl
                 request.owner, DEGRADED, place.pool.closed or "pool-not-allowed",
                 f"it keeps {address}, but would not get it again: the pool {place.pool.name} is not for it any more",
             ))
-    missing = [wanted for wanted in request.families if wanted not in {family(address) for address in addresses}]
-    if missing:
+    if len(addresses) < len(request.families):
+        there = {family(address) for address in addresses}
+        missing = [wanted for wanted in request.families if wanted not in there]
         found.append(Note(
             request.owner, DEGRADED, "one-family",
             f"it prefers both families, but no pool has an {missing[0]} address for it: see lbctl pools",
@@ -376,4 +381,4 @@ def _notes(book: Book, request: Request, addresses: Sequence[IPAddress]) -> tupl
 def _keeps_rightly(book: Book, request: Request, pool: Pool, address: IPAddress) -> bool:
     if pool.closed:
         return False
-    return book.reserved.get(address) == request.owner or _admitted(pool, request)
+    return _admitted(pool, request) or book.reserved.get(address) == request.owner

@@ -93,9 +93,9 @@ class _Entry(NamedTuple):
     def joined(self, *more: Request) -> "_Entry":
         return _Entry(
             (*self.tenants, *more),
-            self.owners.union(tenant.owner for tenant in more),
-            self.namespaces.union(tenant.namespace for tenant in more),
-            self.ports.union(*(tenant.ports for tenant in more)),
+            self.owners.union([tenant.owner for tenant in more]),
+            self.namespaces.union([tenant.namespace for tenant in more]),
+            self.ports.union(*[tenant.ports for tenant in more]),
         )
 
 
@@ -119,7 +119,7 @@ class Book:
         self._released: dict[IPAddress, datetime] = {}
         self._waiting: list[Turn] = []
         self._unseen: set[Owner] = set()
-        self._trial: dict[IPAddress, None] = {}
+        self._trial: dict[IPAddress, _Entry] = {}
         self._movers: set[Owner] = set()
         self.set_pools(pools)
 
@@ -536,10 +536,10 @@ class Book:
 
     def take(self, address: IPAddress, request: Request) -> None:
         """Until `undo` the address counts as given to this one, which leaves what does not fit any more."""
-        self._trial[address] = None
         if request.held:
             self._movers.add(request.owner)
         before = self._entries.get(address, _NOBODY)
+        self._trial.setdefault(address, before)
         self._become(address, before, before.joined(request))
 
     def undo(self) -> None:
@@ -547,8 +547,8 @@ class Book:
         trial, self._trial = self._trial, {}
         self._movers.clear()
         # The last first: what was taken side by side leaves from its end, and no interval falls apart meanwhile.
-        for address in reversed(trial):
-            self._settle(address)
+        for address, before in reversed(trial.items()):
+            self._become(address, self._entries[address], before)
 
 
 def family_of(part: Range) -> Family:
