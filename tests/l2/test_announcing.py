@@ -87,6 +87,27 @@ def test_a_matter_of_pods_is_told_elsewhere() -> None:
     assert notes(lease("node-1"), lease("node-2"), endpoints=nobody) == []
 
 
+def test_of_many_services_each_is_told_what_it_would_be_told_alone() -> None:
+    advert = Object("some", spec={"serviceSelectors": [{"matchLabels": {"tier": "web"}}]})
+    pool = Object("lab", spec={"addresses": ["192.0.2.0/24", "198.51.100.0/24"]})
+    supply = crds.supply([(crds.ADDRESS_POOLS, pool), (crds.L2_ADVERTISEMENTS, advert)])
+    serving = (Endpoints(1, frozenset({name}), frozenset({name})) for name in ("node-1", "node-2"))
+    kinds: list[dict[str, Any]] = [{"external_traffic_policy": "Local", "endpoints": one} for one in serving]
+    asks = [
+        LoadBalancer(Owner(f"a/{number}-{tier}"), labels={"tier": tier}, **kind)
+        for number, kind in enumerate([{}, *kinds]) for tier in ("web", "db")
+    ]
+    given = {lb.owner: Outcome(lb.owner, (ip_address(f"192.0.2.{n}"),), ("lab",)) for n, lb in enumerate(asks)}
+    found = Cluster(lease("node-1"), lease("node-2", held=False))
+
+    def told(*some: LoadBalancer) -> list[Note]:
+        announcing = Announcing(found, {"home": "home"}, lambda _owners: None)
+        return list(announcing.notes(Scope(NOW, load_balancers=some), given, supply, NODES))
+
+    assert told(*asks) == [note for lb in asks for note in told(lb)]
+    assert {note.owner for note in told(*asks)} == {lb.owner for lb in asks if lb.labels["tier"] == "db"}
+
+
 def test_a_stranger_that_answers_is_told_with_its_mac_for_as_long_as_it_is_news() -> None:
     def conflict(age: int) -> SaidConflict:
         return SaidConflict("192.0.2.7", "02:00:00:00:00:99", "eth0", int(NOW.timestamp()) - age)
