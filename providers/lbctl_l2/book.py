@@ -300,14 +300,10 @@ class Book:
     def _count(self, place: Place, number: int, before: _Entry, now: _Entry) -> None:
         pool, members = place.pool.name, self._members[place.pool.name]
         self._held[pool, family_of(place.part)] += bool(now.tenants) - bool(before.tenants)
-        for namespace in now.namespaces - before.namespaces:
-            self._quota[pool, namespace] += 1
-        for namespace in before.namespaces - now.namespaces:
-            self._quota[pool, namespace] -= 1
-        for owner in now.owners - before.owners:
-            members[owner] += 1
-        for owner in before.owners - now.owners:
-            members[owner] -= 1
+        for namespace in now.namespaces ^ before.namespaces:
+            self._quota[pool, namespace] += 1 if namespace in now.namespaces else -1
+        for owner in now.owners ^ before.owners:
+            members[owner] += 1 if owner in now.owners else -1
             if not members[owner]:
                 del members[owner]
         left, entered = _room(place, before), _room(place, now)
