@@ -91,6 +91,9 @@ class _Entry(NamedTuple):
         return not self.tenants or (alike(self.tenants[0], request) and self.ports.isdisjoint(request.ports))
 
     def joined(self, *more: Request) -> "_Entry":
+        if not self.tenants and len(more) == 1:
+            # Nearly everybody is alone. Its ports are the entry's, and take no memory again.
+            return _Entry(more, frozenset((more[0].owner,)), frozenset((more[0].namespace,)), more[0].ports)
         return _Entry(
             (*self.tenants, *more),
             self.owners.union([tenant.owner for tenant in more]),

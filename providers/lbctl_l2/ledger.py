@@ -242,8 +242,8 @@ class Ledger:
         """What is in its status, and on its way there."""
         with self._lock:
             promise = self._promises.get(load_balancer.owner, _NO_PROMISE)
-        there = (address for address in annotations.addresses(load_balancer) if address not in promise.gone)
-        return tuple(dict.fromkeys((*there, *promise.given, *self._flying.get(load_balancer.owner, ()))))
+        there = [address for address in annotations.addresses(load_balancer) if address not in promise.gone]
+        return tuple(dict.fromkeys([*there, *promise.given, *self._flying.get(load_balancer.owner, ())]))
 
     def _claims(self, owner: Owner) -> Claimed:
         """What somebody claims whom we do not serve."""
