@@ -195,7 +195,7 @@ class Controllers:
         return self._metrics.text()
 
 
-COLLECT = (10_000, 20, 100)
+COLLECT = (100_000, 10, 20)
 """gc's thresholds: next to nothing here makes cycles, and to look for some among ten thousand Services takes long."""
 
 LONGEST_PAUSE = 10.0
