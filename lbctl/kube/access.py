@@ -61,7 +61,7 @@ def served_groups(client: Client) -> frozenset[str] | None:
     """
     try:
         found = msgspec.json.decode(client.request("GET", "/apis", timeout=PATIENCE), type=objects.GroupList)
-    except (LbctlError, msgspec.DecodeError):
+    except (LbctlError, *objects.UNREADABLE):
         return None
     return frozenset(group.name for group in found.groups)
 

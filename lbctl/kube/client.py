@@ -20,7 +20,7 @@ import msgspec
 
 from lbctl import __version__
 from lbctl.errors import CredentialsError, LbctlError, Refused, Retry, SettingsError, Unavailable
-from lbctl.kube.objects import Status
+from lbctl.kube.objects import UNREADABLE, Status
 from lbctl.kube.postponed import later, postponed
 from lbctl.provider import Call, ignore
 
@@ -123,7 +123,7 @@ def error(status: int, body: bytes, retry_after: str | None = None) -> ApiError:
 def _status_of(body: bytes) -> Status:
     try:
         return msgspec.json.decode(body, type=Status)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return Status(message=body[:200].decode("utf-8", "replace").strip())
 
 

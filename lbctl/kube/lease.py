@@ -18,7 +18,7 @@ import msgspec
 
 from lbctl.errors import LbctlError
 from lbctl.kube.client import Client, Conflict, NotFound
-from lbctl.kube.objects import Lease, LeaseSpec, Resource
+from lbctl.kube.objects import UNREADABLE, Lease, LeaseSpec, Resource
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class Leases:
 def _decoded(answer: bytes) -> Lease:
     try:
         return _DECODER.decode(answer)
-    except msgspec.DecodeError as why:
+    except UNREADABLE as why:
         raise LbctlError(f"the API server's answer is no Lease: {why}", reason="bad-lease") from why
 
 

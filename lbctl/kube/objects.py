@@ -326,7 +326,7 @@ def key(item: Object | Stamped) -> str:
 
 _stamps = msgspec.json.Decoder(Stamped)
 
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)
 """What msgspec raises for what is no JSON, and for what is no text at all."""
 
 
@@ -334,7 +334,7 @@ def stamped(raw: bytes | msgspec.Raw) -> Stamped | None:
     """Which version of which object this is; None for what bears no such stamp."""
     try:
         return _stamps.decode(raw)
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
 
 
@@ -347,14 +347,14 @@ def decode(raw: bytes | msgspec.Raw, by: msgspec.json.Decoder[T]) -> T | Undecod
     """The object, slimmed, or by what name it goes and why it cannot be decoded."""
     try:
         return slim(by.decode(raw))
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         return Undecodable(_name_of(raw), str(error))
 
 
 def _name_of(raw: bytes | msgspec.Raw) -> str:
     try:
         metadata = msgspec.json.decode(raw, type=Bare).metadata
-    except _UNREADABLE:
+    except UNREADABLE:
         return "?"
     return "/".join(str(metadata[part]) for part in ("namespace", "name") if metadata.get(part)) or "?"
 

@@ -219,7 +219,7 @@ class Reflector(Generic[T]):
     def _envelope(self, body: bytes) -> ListEnvelope:
         try:
             return msgspec.json.decode(body, type=ListEnvelope)
-        except msgspec.DecodeError as why:
+        except objects.UNREADABLE as why:
             raise LbctlError(f"the API server's list cannot be decoded: {why}", reason="bad-list") from why
 
     def _replace(self, items: Sequence[T], version: str, kept: Sequence[str]) -> None:
@@ -271,7 +271,7 @@ class Reflector(Generic[T]):
         """Take one line of a watch in."""
         try:
             self._take(self._events.decode(line))
-        except msgspec.DecodeError as why:
+        except objects.UNREADABLE as why:
             raise LbctlError(f"the watch sent what is no event: {why}", reason="bad-watch-event") from why
 
     def _take(self, event: WatchEvent) -> None:

@@ -24,5 +24,12 @@ def test_a_server_that_does_not_say_what_it_has_is_asked_for_each(api, client) -
 
 
 def test_groups_that_make_no_sense_are_not_known(api, client) -> None:
-    api.plan(api.json({"groups": "all"}), api.hang_up(), api.json(GROUPS))
-    assert [served_groups(client) for _ in range(3)] == [None, None, {"coordination.k8s.io", "apps"}]
+    def garbled(handler):
+        handler.send_response(200)
+        data = b'{"groups":[{"name":"\xff"}]}'
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        handler.wfile.write(data)
+
+    api.plan(api.json({"groups": "all"}), api.hang_up(), garbled, api.json(GROUPS))
+    assert [served_groups(client) for _ in range(4)] == [None, None, None, {"coordination.k8s.io", "apps"}]

@@ -225,3 +225,20 @@ def test_what_the_server_is_known_to_lack_is_empty_at_once_and_asked_for_later(a
         assert api.heard(1)[0]["path"] == "/api/v1/services"
     finally:
         reflector.stop()
+
+
+@pytest.mark.parametrize("where", ["list", "watch"])
+def test_what_is_no_text_is_asked_for_again(api, services, reflect, where):
+    def garbled(handler):
+        data = b'{"type":"\xff","metadata":{"resourceVersion":"\xff"}}\n'
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        handler.wfile.write(data)
+
+    whole = api.json(listed(10, service("web", 5)))
+    api.plan(*{"list": (garbled, whole), "watch": (whole, garbled, whole)}[where])
+    reflector = reflect()
+    api.heard({"list": 3, "watch": 4}[where])
+    assert reflector.alive
+    assert services.get("default/web") is not None
