@@ -64,9 +64,14 @@ class Kubernetes(Protocol):
         """Tell of every change of such an object: (before, now)."""
         ...
 
-    def services(self, told: Callable[[Owner, LoadBalancer | None], None]) -> None:
-        """Tell of every Service that may hold an address, whoever serves it: of type LoadBalancer, or with
-        externalIPs. Without nodes, endpoints and `problem`. Our own status writes are not told."""
+    def services(self) -> Sequence[LoadBalancer]:
+        """Every Service that may hold an address, whoever serves it: of type LoadBalancer, or with externalIPs.
+        Without nodes, endpoints and `problem`."""
+        ...
+
+    def follow_holders(self, told: Callable[[Owner, LoadBalancer | None], None]) -> None:
+        """Tell of every such Service that holds an address, or claims one by externalIPs; with None once it does so no
+        more, or is gone. Our own status writes are not told."""
         ...
 
     def endpoints(self, owner: Owner) -> Endpoints | None:
@@ -115,7 +120,10 @@ class NoKubernetes:
     def follow(self, watch: Watch, told: Callable[[Object | None, Object | None], None]) -> None:
         """Nothing will be told."""
 
-    def services(self, told: Callable[[Owner, LoadBalancer | None], None]) -> None:
+    def services(self) -> Sequence[LoadBalancer]:
+        return ()
+
+    def follow_holders(self, told: Callable[[Owner, LoadBalancer | None], None]) -> None:
         """Nothing will be told."""
 
     def endpoints(self, owner: Owner) -> Endpoints | None:

@@ -152,8 +152,7 @@ class Controllers:
         from lbctl.kube.read import provider_of
 
         name = provider_of(service) if service is not None else ""
-        known = {desk.name for desk in self._daemon.desks}
-        if name and name not in known and len(self._strangers) < STRANGERS:
+        if name and len(self._strangers) < STRANGERS and all(name != desk.name for desk in self._daemon.desks):
             self._strangers.add(name)
             self._daemon.add(self._absentee(_unheard_of(name), cluster, recorder))
 

@@ -87,11 +87,15 @@ class Access:
 
         self._watched.stores[watch].subscribe(on_event)
 
-    def services(self, told: Callable[[Owner, LoadBalancer | None], None]) -> None:
+    def services(self) -> Sequence[LoadBalancer]:
+        return [read.any_service(service) for service in self._stores.services.all() if _may_hold(service)]
+
+    def follow_holders(self, told: Callable[[Owner, LoadBalancer | None], None]) -> None:
         def on_event(_event: Event, old: Service | None, new: Service | None) -> None:
-            if new is not None and _may_hold(new):
+            if new is not None and _holds(new):
                 told(read.owner(new), read.any_service(new))
             elif old is not None and _may_hold(old):
+                # What it held may have been written by us, and never been told.
                 told(read.owner(old), None)
 
         self._stores.services.subscribe(on_event)
@@ -153,6 +157,10 @@ def _resource(watch: Watch) -> Resource[Custom]:
 
 def _may_hold(service: Service) -> bool:
     return service.spec.type == "LoadBalancer" or bool(service.spec.external_ips)
+
+
+def _holds(service: Service) -> bool:
+    return bool(service.spec.external_ips or (service.ingress and service.spec.type == "LoadBalancer"))
 
 
 def _object(item: Custom) -> Object:

@@ -103,7 +103,10 @@ class StoreSource:
         return (found.metadata.labels if found else None) or {}
 
     def connect(self, mark: Callable[[Owner], None], mark_all: Callable[[], None]) -> None:
-        """From now on, call `mark` for each Service to look at again, and `mark_all` where it may be any."""
+        """From now on, call `mark` for each Service to look at again, and `mark_all` where it may be any.
+
+        What is there already is not told: whoever connects looks at everything first.
+        """
 
         def on_service(_event: Event, old: Service | None, new: Service | None) -> None:
             if self.matters(old, new):
@@ -124,10 +127,10 @@ class StoreSource:
             if old is not None and new is not None and old.metadata.labels != new.metadata.labels:
                 mark_all()
 
-        self._stores.services.subscribe(on_service)
-        self._stores.slices.subscribe(on_slice)
-        self._stores.nodes.subscribe(on_node)
-        self._stores.namespaces.subscribe(on_namespace)
+        self._stores.services.subscribe(on_service, present=False)
+        self._stores.slices.subscribe(on_slice, present=False)
+        self._stores.nodes.subscribe(on_node, present=False)
+        self._stores.namespaces.subscribe(on_namespace, present=False)
 
     def forget_nodes(self) -> None:
         """Read the nodes again at the next look."""

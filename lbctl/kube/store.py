@@ -72,12 +72,12 @@ class Store(Generic[T]):
         with self._lock:
             return tuple(self._objects[key] for key in self._indexes[index].get(value, ()))
 
-    def subscribe(self, handler: Handler[T]) -> None:
-        """Tell this one of every change from now on, and first of everything that is there already."""
+    def subscribe(self, handler: Handler[T], *, present: bool = True) -> None:
+        """Tell this one of every change from now on, and first of everything that is there already, if `present`."""
         with self._lock:
-            present = tuple(self._objects.values())
+            there = tuple(self._objects.values()) if present else ()
             self._handlers.append(handler)
-        for item in present:
+        for item in there:
             handler("added", None, item)
 
     def put(self, item: T) -> None:

@@ -51,7 +51,8 @@ def overview(harness: Harness) -> dict[str, Any]:
     book = Book(supply.pools, (address for node in harness.kubernetes.nodes() for address in node.addresses))
     now = harness.now()
     book.set_released(release for pool in supply.pools for release in remember(pool, supply.released, now))
-    harness.kubernetes.services(lambda owner, lb: _enter(book, owner, lb))
+    for load_balancer in harness.kubernetes.services():
+        _enter(book, load_balancer)
     usage = book.usage(now)
     return {
         "pools": [_plain(pool, usage[pool.name], supply.problems) for pool in book.pools],
@@ -59,16 +60,14 @@ def overview(harness: Harness) -> dict[str, Any]:
     }
 
 
-def _enter(book: Book, owner: Owner, load_balancer: LoadBalancer | None) -> None:
+def _enter(book: Book, load_balancer: LoadBalancer) -> None:
     """What a Service has counts, whoever serves it."""
-    if load_balancer is None:
-        return
     published: tuple[IPAddress, ...] = ()
     try:
         book.put(annotations.request(load_balancer, {}))
     except Refused:
         published = tuple(annotations.addresses(load_balancer))
-    book.claim(owner, load_balancer.external_ips, published)
+    book.claim(load_balancer.owner, load_balancer.external_ips, published)
 
 
 def _plain(pool: Pool, usage: Usage, problems: Iterable[Problem]) -> dict[str, Any]:

@@ -28,9 +28,7 @@ class Look:
         self.kubernetes, self.now, self.settings = harness.kubernetes, harness.now(), harness.settings
         self.supply = Served(self.kubernetes, harness.settings).look()
         self.said = members.said(self.kubernetes.objects(leases.watch(self.kubernetes.home)))
-        found: dict[Owner, LoadBalancer] = {}
-        self.kubernetes.services(lambda owner, lb: found.__setitem__(owner, lb) if lb is not None else None)
-        self.services = tuple(found.values())
+        self.services = self.kubernetes.services()
         self.claims = tuple(claim for load_balancer in self.services for claim in self._claims(load_balancer))
         self.roll = self._roll()
 

@@ -46,7 +46,7 @@ class AddressProvider:
         self._announcing = Announcing(harness.kubernetes, harness.settings, harness.again)
         self._reporter = Reporter(harness.kubernetes, harness.again)
         harness.kubernetes.follow_nodes(self._hear_of_nodes)
-        harness.kubernetes.services(self._hear_of_service)
+        harness.kubernetes.follow_holders(self._hear_of_service)
 
     # -- the contract -------------------------------------------------------------------------------------------
 

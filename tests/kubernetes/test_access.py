@@ -75,14 +75,23 @@ def test_an_object_is_deleted_as_it_was_seen_and_stays_if_it_was_written_since(k
     assert error.value.reason == "NotFound"
 
 
-def test_every_service_that_may_hold_an_address_is_told_whoever_serves_it(kube, access):
+def test_every_service_that_holds_an_address_is_told_whoever_serves_it_and_once_it_does_no_more(kube, access):
     heard = {}
-    access.services(lambda owner, lb: heard.update({owner: lb}))
-    kube.service("theirs", loadBalancerClass="example.test/other")
-    kube.service("claims", type="ClusterIP", loadBalancerClass=None, externalIPs=["192.0.2.7"])
+    access.follow_holders(lambda owner, lb: heard.update({owner: lb}))
+    theirs, claims, waits, plain = (f"{kube.namespace}/{name}" for name in ("theirs", "claims", "waits", "plain"))
+    kube.service("waits", loadBalancerClass="example.test/other")
     kube.service("plain", type="ClusterIP", loadBalancerClass=None)
-    names = {f"{kube.namespace}/{name}" for name in ("theirs", "claims")}
-    wait(lambda: {owner for owner in heard if owner.startswith(kube.namespace)} == names)
-    assert [str(ip) for ip in heard[f"{kube.namespace}/claims"].external_ips] == ["192.0.2.7"]
-    kube.delete("theirs")
-    wait(lambda: heard[f"{kube.namespace}/theirs"] is None)
+    kube.service("theirs", loadBalancerClass="example.test/other")
+    kube.patch({"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.9"}]}}}, "theirs", "status")
+    kube.service("claims", type="ClusterIP", loadBalancerClass=None, externalIPs=["192.0.2.7"])
+    wait(lambda: heard.get(claims) is not None and heard.get(theirs) is not None)
+    assert [str(ip) for ip in heard[claims].external_ips] == ["192.0.2.7"]
+    assert [entry.ip for entry in heard[theirs].status] == ["192.0.2.9"]
+    assert heard.get(waits) is None
+    assert plain not in heard
+    served = {lb.owner for lb in access.services() if lb.namespace == kube.namespace}
+    assert served == {theirs, claims, waits}
+    kube.patch({"status": {"loadBalancer": {"ingress": None}}}, "theirs", "status")
+    wait(lambda: heard[theirs] is None)
+    kube.delete("waits")
+    wait(lambda: heard.get(waits, "never told") is None)

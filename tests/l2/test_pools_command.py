@@ -28,10 +28,12 @@ class Cluster(NoKubernetes):
         found = {"addresspools": POOLS, "l2advertisements": [Object("all", uid="9")]}
         return found.get(watch.plural, []) if watch.group == "lbctl.io" else []
 
-    def services(self, told: Any) -> None:
+    def services(self) -> list[LoadBalancer]:
+        found = []
         for name, *held in (("a/one", "192.0.2.1", "2001:db8::7"), ("b/two", "192.0.2.2"), ("c/none",)):
             status = tuple(Ingress(ip=text) for text in held)
-            told(Owner(name), LoadBalancer(Owner(name), ports=(Port(80),), status=status))
+            found.append(LoadBalancer(Owner(name), ports=(Port(80),), status=status))
+        return found
 
     def nodes(self) -> tuple[Node, ...]:
         return (Node("n", addresses=(ip_address("192.0.2.7"),)),)

@@ -38,7 +38,7 @@ class Cluster(NoKubernetes):
     def follow(self, watch: Watch, told: Any) -> None:
         self.told.append(told)
 
-    def services(self, told: Any) -> None:
+    def follow_holders(self, told: Any) -> None:
         self.heard.append(told)
 
     def event(self, owner: Owner, kind: str, reason: str, message: str) -> None:
