@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 REMAKE = 30.0
 """Seconds between two tries to make a provider that lacks a setting."""
 
-AFTERWARDS = 1.0
+AFTERWARDS = 3.0
 """Seconds that a desk which can only say why it serves nobody leaves to those that serve, at the beginning."""
 
 ASK = 5.0
