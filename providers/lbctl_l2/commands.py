@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from lbctl.errors import Refused
-from lbctl.model import Family, IPAddress, LoadBalancer, Owner
+from lbctl.model import Family, IPAddress, LoadBalancer
 from lbctl.provider import Harness
 from lbctl.render import for_terminal, table
 from lbctl_l2 import annotations

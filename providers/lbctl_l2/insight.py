@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from lbctl.model import IPAddress, LoadBalancer, Owner
+from lbctl.model import IPAddress, LoadBalancer
 from lbctl.provider import Harness, Sight
 from lbctl_l2 import election, leases, members
 from lbctl_l2.annotations import OLD
