@@ -32,8 +32,12 @@ GLANCE = 0.02
 """Seconds of silence after which `send_all` asks whether there is more to send."""
 
 REST = 0.005
-"""Seconds that `send_all` lets answers gather while the server has as much to do as it may have at once. Waking up for
-each costs a tenth more CPU in all: between two answers the server has the processor, and its caches, to itself."""
+"""Seconds, at most, that `send_all` lets answers gather while the server has as much to do as it may have at once and
+less than a quarter of that has come. Waking up for each costs a tenth more CPU in all: between two answers the server
+has the processor, and its caches, to itself. Of a server that answers half of it meanwhile, half the time is enough."""
+
+FRESH = 0.005
+"""Seconds for which it is believed that nobody hung up on a connection that was looked at."""
 
 _LONGEST_HEAD = 65536
 _PIECE = 65536
@@ -217,7 +221,7 @@ class _Lean(HTTPConnection):
         self.sock.sendall(_framed(method, url, body, headers or {}))
 
     def send_at_once(self, framed: bytes) -> None:
-        """Without waiting, where the socket takes it whole, as it does nearly always. It never waits afterwards."""
+        """Over a socket that does not wait: it takes nearly all whole. What it does not may take `timeout` seconds."""
         try:
             sent = self.sock.send(framed)
         except (BlockingIOError, SSLWantReadError, SSLWantWriteError):
@@ -318,7 +322,8 @@ class _Flock:
         self._free: list[_Lean] = []
         self._flights: dict[_Lean, _Flight] = {}
         self._opened = self._nobody = False
-        self._again = 0.0
+        self._again = self._swept = 0.0
+        self._rest = REST
 
     def __enter__(self) -> Self:
         return self
@@ -348,7 +353,8 @@ class _Flock:
             yield question
 
     def _sweep(self) -> None:
-        """The server hung up on these, or speaks without being asked: nothing more is asked over them."""
+        """By now the server hung up on these, or speaks without being asked: nothing more is asked over them."""
+        self._swept = time.monotonic()
         for key, _events in self._selector.select(0):
             if key.data not in self._flights:
                 self._free.remove(key.data)
@@ -379,6 +385,8 @@ class _Flock:
         self._flights[connection] = _Flight(number, connection, url, _Come(), time.monotonic() + self._read)
 
     def _connection(self) -> _Lean:
+        if self._free and time.monotonic() >= self._swept + FRESH:
+            self._sweep()
         if self._free:
             return self._free.pop()
         try:
@@ -404,9 +412,10 @@ class _Flock:
     def arrivals(self) -> Iterator[tuple[int, Answer | Exception]]:
         """What has come, after waiting for it a moment; and what has not come in time."""
         events = self._selector.select(GLANCE if self._flights else 0)
-        if len(self._flights) == self._most and 4 * len(events) < self._most:
-            time.sleep(REST)
+        if events and len(self._flights) == self._most and 4 * len(events) < self._most:
+            time.sleep(self._rest)
             events = self._selector.select(0)
+            self._rest = self._rest / 2 if 2 * len(events) > self._most else min(REST, 2 * self._rest)
         for key, _events in events:
             flight = self._flights.get(key.data)
             if flight is not None and (answer := self._arrived(flight)) is not None:

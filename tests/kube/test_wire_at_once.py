@@ -193,6 +193,27 @@ def test_a_server_that_hangs_up_between_answers_costs_a_connection_and_no_questi
     assert server.connections == 2
 
 
+def test_nor_does_one_that_hangs_up_while_the_next_question_is_thought_of(server, wire):
+    together = threading.Barrier(8)
+    server.answer = lambda path: together.wait(WAIT) is None or said(path)
+    answers = {}
+
+    def questions():
+        yield from many(8)
+        while len(answers) < 8:
+            yield None
+        server.answer = said
+        yield ask("/8")
+        server.hang_up()
+        time.sleep(0.1)
+        yield ask("/9")
+        yield ask("/10")
+
+    answers.update(ask_all(wire, questions(), at_once=8))
+    answers.pop(8)  # It may have been on its way.
+    assert answers == {number: ok(11)[number] for number in (*range(8), 9, 10)}
+
+
 def test_a_question_that_meets_a_hang_up_is_not_asked_again(server, wire):
     server.answer = lambda path: b"" if path == "/1" else said(path)
     answers = dict(ask_all(wire, many(5)))
