@@ -91,12 +91,16 @@ class Access:
         return [read.any_service(service) for service in self._stores.services.all() if _may_hold(service)]
 
     def follow_holders(self, told: Callable[[Owner, LoadBalancer | None], None]) -> None:
+        known: set[Owner] = set()
+
         def on_event(_event: Event, old: Service | None, new: Service | None) -> None:
             if new is not None and _holds(new):
+                known.add(read.owner(new))
                 told(read.owner(new), read.any_service(new))
-            elif old is not None and _may_hold(old):
-                # What it held may have been written by us, and never been told.
-                told(read.owner(old), None)
+            elif (some := new or old) is not None and read.owner(some) in known:
+                # What it was before may be older than what was told: our own writes hide what happens meanwhile.
+                known.discard(read.owner(some))
+                told(read.owner(some), None)
 
         self._stores.services.subscribe(on_event)
 

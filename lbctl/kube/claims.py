@@ -108,7 +108,9 @@ def _guarded(service: Service, body: Mapping[str, Any]) -> Patch:
 
 
 def _somebody_else_too(old: Service, new: Service) -> bool:
-    return read.needs_update(old, new) or old.metadata.deletion_timestamp != new.metadata.deletion_timestamp
+    if old.metadata.deletion_timestamp != new.metadata.deletion_timestamp:
+        return True
+    return read.needs_update(old, new) or old.spec.external_ips != new.spec.external_ips
 
 
 class Claims:

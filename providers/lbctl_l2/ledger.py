@@ -6,7 +6,7 @@ The provider owns one. What it knows comes from four sides:
     `promise`, `give_up`      our own writes, by the lanes: the stores do not tell of them, so they count until the
                               Service is read again
     `Scope.taken`             what lanes in flight are about to write
-    `Kubernetes.services`     whoever else holds an address: Services that others serve, and externalIPs
+    `follow_holders`          whoever else holds an address: Services that others serve, and externalIPs
 
 A Service may be read while its lane is in flight, and what was read is then older than the write. So a promise outlives
 the first reading after it, and every reading during the flight: better an address is held a moment too long than twice.
