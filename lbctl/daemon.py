@@ -265,11 +265,13 @@ class Desk:
         self.controller: Controller | None = None
         self.problem: SettingsError | None = None
         self.finished = True
+        self._afterwards = 0.0
         self.repairs = 0
         """How often a drift was repaired."""
 
-    def start(self) -> None:
-        """Begin to work. The cluster's stores must be filled."""
+    def start(self, afterwards: float = 0.0) -> None:
+        """Begin to work; if nobody chose it, after so many seconds. The cluster's stores must be filled."""
+        self._afterwards = afterwards
         self._source.connect(self._mark, self._mark_all)
         self._thread.start()
 
@@ -311,7 +313,7 @@ class Desk:
 
     def _run(self) -> None:
         if not self._chosen:
-            self._stopped.wait(AFTERWARDS)
+            self._stopped.wait(self._afterwards)
         while not self._stopped.is_set():
             provider = self._make()
             self.controller = controller = self._controller(provider)
@@ -450,7 +452,7 @@ class Daemon:
         for key, why in dict(self.cluster.misread).items():
             self._tell_misread(key, why)
         for desk in present:
-            desk.start()
+            desk.start(AFTERWARDS)
 
     def _tell_misread(self, key: str, why: str) -> None:
         """Its author hears it: nobody else can mend a Service that cannot be read."""

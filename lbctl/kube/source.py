@@ -131,6 +131,7 @@ class StoreSource:
         self._stores.slices.subscribe(on_slice, present=False)
         self._stores.nodes.subscribe(on_node, present=False)
         self._stores.namespaces.subscribe(on_namespace, present=False)
+        self.forget_nodes()
 
     def forget_nodes(self) -> None:
         """Read the nodes again at the next look."""

@@ -112,6 +112,14 @@ class Counting:
     def interrupted(self, error): ...
 
 
+def test_whoever_connects_late_knows_every_node_by_then(stores):
+    made = source.StoreSource(stores, provider="aws")
+    assert made.nodes() == ()
+    stores.nodes.put(node("n1"))
+    made.connect(lambda _owner: None, lambda: None)
+    assert [known.name for known in made.nodes()] == ["n1"]
+
+
 def test_five_thousand_nodes_at_once_are_one_pass(stores):
     counting = Counting()
     provider = MemoryProvider(Harness({"cloud": "burst"}, "c1", now=utcnow))
