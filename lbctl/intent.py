@@ -18,6 +18,14 @@ SCHEME = "lbctl.io/scheme"
 SOURCE_RANGES = "lbctl.io/source-ranges"
 ADDRESSES = "lbctl.io/load-balancer-ips"
 
+OURS = "lbctl.io/"
+OWN = frozenset({
+    SCHEME, SOURCE_RANGES, ADDRESSES,
+    "lbctl.io/address-pool", "lbctl.io/allow-shared-ip", "lbctl.io/load-balancer-name", "lbctl.io/tags",
+})  # fmt: skip
+"""Every annotation in lbctl's own name, whichever provider reads it. Another one is a slip of the pen: ignored, a
+misspelt scheme would make public what was to be internal. Others' providers use names of their own."""
+
 _BETA = "service.beta.kubernetes.io/"
 
 

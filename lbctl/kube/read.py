@@ -384,6 +384,16 @@ def _check_annotations(service: Service) -> None:
             f"metadata.annotations hold {size} bytes, the API server takes {ANNOTATION_BYTES}: shorten them",
             reason="annotations-too-large",
         )
+    for name in service.metadata.annotations or ():
+        if name.startswith(intent.OURS) and name not in intent.OWN:
+            raise Refused(f"annotation {name} is not known: {_spelling(name)}", reason="unknown-annotation")
+
+
+def _spelling(name: str) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, sorted(intent.OWN), 1, 0.8)
+    return f"did you mean {near[0]}? If not, remove it" if near else "check its spelling, or remove it"
 
 
 def _check_ports(ports: Sequence[ServicePort]) -> None:

@@ -122,9 +122,10 @@ def _check(book: Book, request: Request, address: IPAddress, found: Sequence[IPA
     """May it have this one address, besides those that are found already? Raises `Verdict`."""
     place, reserved = book.locate(address), book.reserved.get(address)
     if place is None:
-        pools = _listed([str(pool) for pool in book.pools]) or "there are none"
+        pools = _listed([str(pool) for pool in book.pools]) or "none"
         avoided = " that gives addresses which end in .0 or .255 (avoidBuggyIPs)" if _is_avoided(book, address) else ""
-        raise Verdict("address-not-in-pool", f"{address} lies in no pool{avoided}: {pools}")
+        message = f"it asks for {address}, which lies in no pool{avoided}; there are: {pools}"
+        raise Verdict("address-not-in-pool", message)
     pool = place.pool
     if request.pool not in ("", pool.name):
         raise Verdict(

@@ -63,6 +63,25 @@ def test_what_a_service_asks_for_is_read_whole():
     assert lb.problem is None
 
 
+@pytest.mark.parametrize(("name", "way"), [
+    ("lbctl.io/shceme", "did you mean lbctl.io/scheme? If not, remove it"),
+    ("lbctl.io/loadbalancer-ips", "did you mean lbctl.io/load-balancer-ips? If not, remove it"),
+    ("lbctl.io/colour", "check its spelling, or remove it"),
+])
+def test_a_slip_of_the_pen_in_our_own_name_is_refused(name, way):
+    found = read_it(metadata={"annotations": {name: "internal"}}).problem
+    assert (found.reason, found.message) == ("unknown-annotation", f"annotation {name} is not known: {way}")
+
+
+def test_every_provider_s_own_names_are_known():
+    from lbctl_aws import annotations as aws
+    from lbctl_l2 import annotations as l2
+
+    names = {name for name in (*l2.POOL, *l2.SHARING, aws.NAME, aws.TAGS) if name.startswith(intent.OURS)}
+    assert names | {intent.SCHEME, intent.SOURCE_RANGES, intent.ADDRESSES} == intent.OWN
+    assert not any(read_it(metadata={"annotations": {name: ""}}).problem for name in intent.OWN - {intent.SCHEME})
+
+
 @pytest.mark.parametrize(
     ("spec", "default", "expected"),
     [

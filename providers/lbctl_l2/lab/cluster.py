@@ -22,6 +22,8 @@ NAMESPACE = "default"
 HTTP = 80
 """Where a Service is reached, if kube-proxy is there."""
 EXCLUDE = "node.kubernetes.io/exclude-from-external-load-balancers"
+SPARE = 10
+"""So many addresses of the pool are nobody's yet."""
 SETTLE = 2.0
 """Seconds; by default a speaker takes 30, and a lab is watched by somebody who waits."""
 
@@ -83,10 +85,10 @@ class Cluster(Stage):
         ]  # fmt: skip
 
     def configure(self) -> None:
-        """Write lbctl's configuration: the addresses of this lab are its pool."""
+        """Write lbctl's configuration: the addresses of this lab are its pool, and some more for whoever tries."""
         content = {
             "apiVersion": "lbctl.io/v1alpha1", "kind": "Config", "providers": ["l2"], "default_provider": "l2",
-            "l2": {"addresses": f"{self.addresses[0]}-{self.addresses[-1]}"},
+            "l2": {"addresses": f"{self.addresses[0]}-{self.addresses[-1] + SPARE}"},
         }  # fmt: skip
         self.config.write_text(json.dumps(content))
 

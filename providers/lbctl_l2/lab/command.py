@@ -84,8 +84,10 @@ def _down() -> int:
 @contextmanager
 def _api() -> Iterator[Api]:
     """A Kubernetes API without nodes, as `lbctl sandbox` gives it. What it says is shown if it fails."""
-    state = Path.cwd() / ".lbctl" / "lab"
-    _swept(state)
+    state = Path.cwd() / ".lbctl" / f"lab-{os.getpid()}"
+    for left in state.parent.glob("lab-*"):
+        if not Path("/proc", left.name.removeprefix("lab-")).exists():
+            _swept(left)
     command = ["sandbox", "--provider=memory", "--nodes=1", f"--state={state}"]
     process = subprocess.Popen(bound(*command), stdout=subprocess.DEVNULL, start_new_session=True)
     try:
@@ -134,6 +136,7 @@ A shell on each (as root, in another terminal):
   {"router":8} ip netns exec {cluster.lab.router.name} bash
 
 See:    export KUBECONFIG={cluster.api.kubeconfig} LBCTL_CONFIG={cluster.config}
+        export PATH={Path(sys.executable).parent}:$PATH
         lbctl status; lbctl election; lbctl explain web-0; lbctl doctor
         ip netns exec {cluster.lab.client.name} ip neigh
         tail -f {cluster.lab.folder}/*.log
@@ -143,7 +146,6 @@ Break:  kill -9 $(ip netns pids {node.namespace.name})        a whole speaker; i
         ip -n {cluster.lab.wire.name} link set {node.name} down        its cable; and back: up
         ip -n {cluster.lab.wire.name} link set {node.name} nomaster    silence; and back: master left
         kubectl delete service web-0
-        kubectl cordon {node.name}    moves nothing while its pods run: lbctl speaker's --drain-on
 
 Who announces, and what each change cost a client that asks that address every 10 ms.
 Ctrl-C, or lbctl lab --down, ends it.
