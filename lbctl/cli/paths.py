@@ -83,6 +83,12 @@ class Paths:
         if bare and not self._session.config.default_provider:
             left = f"Services without a loadBalancerClass are left alone ({bare}): nobody said --default-provider"
             self._given.assumptions += (left,)
+        classes = [s.spec.load_balancer_class for s in services if s.spec.type == "LoadBalancer"]
+        foreign = [name for name in classes if name and not name.startswith("lbctl.io/")]
+        if foreign:
+            whose = ", ".join(sorted(set(foreign)))
+            left = f"Services of another controller's loadBalancerClass ({whose}) are left alone ({len(foreign)})"
+            self._given.assumptions += (left,)
         try:
             return self._session.chosen(services)
         except SettingsError:

@@ -86,6 +86,16 @@ def test_a_provider_alone_serves_no_service_without_a_class_and_the_plan_says_so
     assert "left alone" not in lbctl("plan", "-f", path, "--default-provider", "memory").out
 
 
+def test_services_of_another_controller_are_left_alone_and_the_plan_says_so(lbctl, manifest) -> None:
+    path = manifest("web")
+    text = Path(path).read_text()
+    assert "loadBalancerClass: lbctl.io/memory" in text
+    Path(path).write_text(text.replace("loadBalancerClass: lbctl.io/memory", "loadBalancerClass: metallb"))
+    ran = lbctl("plan", "-f", path)
+    assert ran.code == codes.OK
+    assert "Services of another controller's loadBalancerClass (metallb) are left alone (1)" in ran.out
+
+
 def test_one_service_twice_in_files_is_a_problem(lbctl, manifest) -> None:
     assert "duplicate-service" in lbctl("plan", "-f", manifest("web", "web")).out
 
